@@ -4,10 +4,14 @@
 //! The agent listens at [`agent_socket`]. While a move holds the port suspended, its fate is told
 //! at [`verdict_socket`] by the process that owns the move, so that no agent need be alive.
 
+mod client;
+
 use std::path::PathBuf;
 
 use meander_core::{Contact, Epoch, JobId, Location, NodeName, PortId};
 use serde::{Deserialize, Serialize};
+
+pub use client::Control;
 
 /// Version of this protocol.
 pub const CONTROL_VERSION: u32 = 1;

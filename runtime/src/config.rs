@@ -1,0 +1,59 @@
+//! What a port is opened with.
+
+use std::net::IpAddr;
+
+use meander_core::{Key, Limits, NodeName};
+
+use crate::Error;
+
+/// What a port is opened with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What the ports of one job share; links prove that both ends know it.
+    pub key: Key,
+    /// The bounds of the protocol.
+    pub limits: Limits,
+    /// The node, where it is known; an agent tells it otherwise.
+    pub node: NodeName,
+    /// The TCP transport.
+    pub tcp: TcpConfig,
+    /// Longest message that [`crate::Stream::recv`] takes, in bytes; a longer one is declined.
+    pub message_bytes_max: u64,
+}
+
+/// How the port is reached over TCP.
+#[derive(Clone, Debug, Default)]
+pub struct TcpConfig {
+    /// The addresses to listen on, all with one port number that the system chooses. Empty: every
+    /// address of the node but loopback, and loopback where there is no other.
+    pub bind: Vec<IpAddr>,
+}
+
+impl Config {
+    /// The defaults, with this key.
+    pub fn new(key: Key) -> Config {
+        Config {
+            key,
+            limits: Limits::default(),
+            node: NodeName::default(),
+            tcp: TcpConfig::default(),
+            message_bytes_max: 1 << 30,
+        }
+    }
+
+    /// The defaults, with this key and what the environment says: `MEANDER_TCP_ADDR`, IP addresses
+    /// separated by commas, is where to listen.
+    pub fn from_env(key: Key) -> Result<Config, Error> {
+        let mut config = Config::new(key);
+        if let Ok(text) = std::env::var("MEANDER_TCP_ADDR") {
+            let addresses = text
+                .split(',')
+                .map(str::trim)
+                .filter(|word| !word.is_empty());
+            config.tcp.bind = addresses
+                .map(|word| word.parse().map_err(|_| Error::BadAddress(word.to_owned())))
+                .collect::<Result<_, _>>()?;
+        }
+        Ok(config)
+    }
+}

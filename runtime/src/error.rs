@@ -1,0 +1,86 @@
+//! Why a call failed.
+
+use std::io;
+
+use meander_core::PortId;
+
+/// Why a call on a port or stream failed.
+///
+/// A broken connection and a peer that is moving are no errors: the port mends them by itself and
+/// the call waits, up to its time-out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The peer is dead: an agent said so, or it was out of reach for `Limits::peer_timeout`.
+    #[error("the peer {peer} is dead: {why}")]
+    PeerDead {
+        /// The peer.
+        peer: PortId,
+        /// Who said so, for people.
+        why: String,
+    },
+    /// The peer can't be reached now (it is moving, or a cable is cut) and time ran out. The
+    /// stream is whole; the call may be repeated.
+    #[error("{operation}: the peer {peer} is out of reach (moving?) and time ran out")]
+    Moving {
+        /// The peer.
+        peer: PortId,
+        /// The call.
+        operation: &'static str,
+    },
+    /// Time ran out while the peer was in reach.
+    #[error("{operation}: time ran out")]
+    TimedOut {
+        /// The call.
+        operation: &'static str,
+    },
+    /// Back-pressure: as much unacknowledged payload is retained as `Limits::retained_bytes`
+    /// allows. Progress the port and try again, or lend the memory as [`crate::Outgoing::Source`].
+    #[error("the port retains as much as its limit allows; wait for acknowledgements")]
+    Full,
+    /// The peer is there and did not take the stream.
+    #[error("the peer {peer} refused: {why}")]
+    Refused {
+        /// The peer.
+        peer: PortId,
+        /// Its reason, or that the keys differ.
+        why: String,
+    },
+    /// This side has finished the stream, or the stream is gone.
+    #[error("the stream is finished on this side")]
+    Finished,
+    /// The peer's message is longer than `Config::message_bytes_max`; it was declined.
+    #[error("a message of {len} bytes is longer than the limit of {max}")]
+    TooLong {
+        /// Its bytes.
+        len: u64,
+        /// The limit, in bytes.
+        max: u64,
+    },
+    /// A message call on a byte stream, or the reverse.
+    #[error("{operation} is not for this kind of stream")]
+    WrongKind {
+        /// The call.
+        operation: &'static str,
+    },
+    /// The port was suspended as a value; its streams are where that value is attached.
+    #[error("the port is suspended: its streams continue where its value is attached")]
+    Suspended,
+    /// The process is a fork of the one that opened the port.
+    #[error("the port belongs to the parent process; open one in the child")]
+    Forked,
+    /// The bytes given to [`crate::Port::attach`] are not a suspended port of this version.
+    #[error("not a suspended port, or one of another version")]
+    BadValue,
+    /// A word of `MEANDER_TCP_ADDR` is not an IP address.
+    #[error("MEANDER_TCP_ADDR: `{0}` is not an IP address")]
+    BadAddress(String),
+    /// An operation of the local system failed.
+    #[error("{operation} failed: {source}")]
+    Io {
+        /// The call.
+        operation: &'static str,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+}
