@@ -1,0 +1,1 @@
+//! Running CRIU, and reading its complaints.
