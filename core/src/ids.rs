@@ -32,7 +32,9 @@ impl FromStr for PortId {
         if text.len() != 32 {
             return Err(NotAPortId);
         }
-        u128::from_str_radix(text, 16).map(PortId).map_err(|_| NotAPortId)
+        u128::from_str_radix(text, 16)
+            .map(PortId)
+            .map_err(|_| NotAPortId)
     }
 }
 

@@ -9,10 +9,13 @@
 //! The rules are numbered in `docs/protocol.md`; code and tests cite them as `[R12]`.
 #![forbid(unsafe_code)]
 
+mod handshake;
 mod ids;
 mod key;
 pub mod limits;
 mod location;
+pub mod port;
+mod stream;
 mod time;
 pub mod transport;
 pub mod wire;
@@ -21,5 +24,6 @@ pub use ids::{BufferId, Epoch, JobId, LinkId, NodeName, PortId, Seq, StreamId};
 pub use key::Key;
 pub use limits::Limits;
 pub use location::{Card, Contact, Location, TransportKind};
+pub use stream::StreamKind;
 pub use time::Time;
 pub use transport::{Place, Slice};

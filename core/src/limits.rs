@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Bytes of an application header (an MPI envelope, say) that a message can carry.
 pub const APP_HEADER_BYTES: usize = 64;
 /// Bytes of the body of a set-up frame (hello, challenge, proof, welcome, refusal).
-pub const SETUP_BODY_BYTES: usize = 2048;
+pub const SETUP_BODY_BYTES: usize = 8192;
 /// Bytes of one card.
 pub const CARD_BYTES: usize = 512;
 /// Cards of one location.
@@ -28,6 +28,10 @@ pub const REDIAL_MAX: Duration = Duration::from_millis(500);
 pub const ACK_ITEMS: u64 = 64;
 /// How long a received item may wait for an acknowledgement to ride on.
 pub const ACK_DELAY: Duration = Duration::from_millis(5);
+/// Window that every port grants at least: what may be sent before the peer has named its own.
+pub const FIRST_WINDOW_BYTES: u64 = 64 * 1024;
+/// Failed attempts to dial after which the directory is asked where the peer is now.
+pub const DIALS_BEFORE_ASKING: u32 = 2;
 /// Streams of one pair of ports.
 pub const STREAMS_PER_PEER: usize = 65_536;
 

@@ -7,12 +7,14 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{BufferId, LinkId};
 use crate::location::{Card, TransportKind};
 use crate::wire::{AppHeader, FrameHeader};
 
 /// A part of a buffer that the runtime holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
     /// The buffer.
     pub buffer: BufferId,
@@ -169,6 +171,8 @@ pub trait Transport {
 
     /// Collects what happened, waiting at most `wait` (zero: not at all).
     fn poll(&mut self, wait: Duration, events: &mut Vec<LinkEvent>);
+    /// Whether the link takes a frame now. After `true`, one [`Transport::send`] is taken.
+    fn has_room(&self, link: LinkId) -> bool;
     /// Takes a frame for sending, or says [`SendError::Full`]. It may be held back until
     /// [`Transport::flush`] so that several go out in one call.
     fn send(&mut self, link: LinkId, frame: Frame, memory: &dyn Memory) -> Result<(), SendError>;

@@ -16,7 +16,17 @@ pub type AppHeader = ArrayVec<u8, { limits::APP_HEADER_BYTES }>;
 
 /// The fixed part of every frame, little-endian. What `seq` and `arg` mean depends on the kind.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
 )]
 #[repr(C)]
 pub struct FrameHeader {
@@ -143,6 +153,9 @@ pub enum Violation {
     /// The peer did not prove the key.
     #[error("the peer did not prove that it knows the job's key")]
     Proof,
+    /// The peer is a copy that a move has left behind.
+    #[error("the peer has epoch {0}, which a move has ended")]
+    StaleEpoch(u64),
     /// The link took too long to prove itself.
     #[error("the peer did not prove itself in time")]
     TooSlow,
@@ -151,7 +164,11 @@ pub enum Violation {
 impl FrameHeader {
     /// A header of this kind, all else zero.
     pub fn new(kind: FrameKind) -> FrameHeader {
-        FrameHeader { version: VERSION, kind: kind as u8, ..FrameHeader::default() }
+        FrameHeader {
+            version: VERSION,
+            kind: kind as u8,
+            ..FrameHeader::default()
+        }
     }
 
     /// Decodes a header and checks version, kind and lengths. `[R2]`

@@ -1,0 +1,282 @@
+//! The sending direction: items in sequence, retained until acknowledged, replayed from wherever
+//! the peer says; payloads of envelopes, sent when and as far as the peer pulls them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BufferId, Seq};
+use crate::limits::DATA_FRAME_BYTES;
+use crate::transport::{Body, Frame, Slice};
+use crate::wire::{AppHeader, FrameHeader, FrameKind, Violation, flags, le32, le64};
+
+/// An item that waits for its acknowledgement.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Retained {
+    pub kind: u8,
+    pub flags: u8,
+    pub app: AppHeader,
+    pub arg: u64,
+    /// The eager payload, which the item keeps until it is acknowledged.
+    pub body: Option<Slice>,
+}
+
+/// A payload that waits at the sender until the peer has pulled it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Waiting {
+    body: Slice,
+}
+
+/// A pull being served on the present link.
+#[derive(Clone, Debug)]
+struct Transfer {
+    seq: Seq,
+    offset: u64,
+    end: u64,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Outgoing {
+    /// What the peer has not acknowledged; the first is number `acked`.
+    retained: VecDeque<Retained>,
+    acked: Seq,
+    /// Payloads of envelopes that the peer has not reported done.
+    waiting: BTreeMap<Seq, Waiting>,
+    /// Eager bytes ever put into items, and how many of them the peer's application has read.
+    eager_bytes: u64,
+    credit: u64,
+    finished: bool,
+    /// Next item for the present link; meaningless without one.
+    #[serde(skip)]
+    cursor: Seq,
+    #[serde(skip)]
+    transfers: VecDeque<Transfer>,
+    #[serde(skip)]
+    solicited: bool,
+}
+
+impl Outgoing {
+    /// The number the next item will get.
+    pub fn next(&self) -> Seq {
+        Seq(self.acked.0 + self.retained.len() as u64)
+    }
+
+    /// Whether `len` more eager bytes fit a window of `window` bytes. `[R13]`
+    pub fn window_takes(&self, len: u64, window: u64) -> bool {
+        self.eager_bytes - self.credit + len <= window
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether the peer has all that was sent.
+    pub fn is_drained(&self) -> bool {
+        self.retained.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Whether there is anything the peer has yet to confirm.
+    pub fn is_unacknowledged(&self) -> bool {
+        !self.retained.is_empty()
+    }
+
+    /// Queues an item.
+    pub fn push(&mut self, item: Retained) -> Seq {
+        let seq = self.next();
+        if item.kind == FrameKind::Eager as u8 {
+            self.eager_bytes += item.body.map_or(0, |body| body.len);
+        }
+        if item.kind == FrameKind::Finish as u8 {
+            self.finished = true;
+        }
+        self.retained.push_back(item);
+        seq
+    }
+
+    /// Queues an envelope whose payload stays in `body`.
+    pub fn push_envelope(&mut self, app: AppHeader, body: Slice, synchronous: bool) -> Seq {
+        let flags = if synchronous { flags::SYNCHRONOUS } else { 0 };
+        let kind = FrameKind::Envelope as u8;
+        let seq = self.push(Retained {
+            kind,
+            flags,
+            app,
+            arg: body.len,
+            body: None,
+        });
+        self.waiting.insert(seq, Waiting { body });
+        seq
+    }
+
+    /// Takes the peer's word that it has everything before `next` and its application has read
+    /// `credit` bytes. Buffers that are free now are appended to `free`. `[R12]`
+    pub fn acknowledge(
+        &mut self,
+        next: Seq,
+        credit: u64,
+        free: &mut Vec<BufferId>,
+    ) -> Result<bool, Violation> {
+        // Beyond the cursor lies what this link has not carried: nobody can have received it.
+        if next > self.cursor {
+            return Err(Violation::Sequence(next.0));
+        }
+        if credit > self.eager_bytes {
+            return Err(Violation::Window);
+        }
+        let opened = credit > self.credit;
+        self.credit = self.credit.max(credit);
+        self.drop_before(next, free);
+        Ok(opened)
+    }
+
+    /// A new link is up and the peer expects `next`: go back, or on, to there. `[R15]`
+    pub fn resume(
+        &mut self,
+        next: Seq,
+        credit: u64,
+        free: &mut Vec<BufferId>,
+    ) -> Result<(), Violation> {
+        if next < self.acked || next > self.next() {
+            return Err(Violation::Sequence(next.0));
+        }
+        self.cursor = next;
+        self.transfers.clear();
+        self.acknowledge(next, credit, free).map(|_| ())
+    }
+
+    /// The peer has forgotten the stream because it has had all of it. `[R17]`
+    pub fn complete(&mut self, free: &mut Vec<BufferId>) {
+        self.cursor = self.next();
+        self.drop_before(self.cursor, free);
+        free.extend(
+            std::mem::take(&mut self.waiting)
+                .into_values()
+                .map(|it| it.body.buffer),
+        );
+        self.transfers.clear();
+    }
+
+    fn drop_before(&mut self, next: Seq, free: &mut Vec<BufferId>) {
+        while self.acked < next {
+            let item = self.retained.pop_front().expect("bounded by next()");
+            free.extend(item.body.map(|body| body.buffer));
+            self.acked = self.acked.next();
+        }
+    }
+
+    /// The peer has the payload of message `seq`, or does not want it. `[R14]`
+    pub fn done(&mut self, seq: Seq) -> Result<BufferId, Violation> {
+        // A payload still being written to the link could be touched after its completion.
+        if self.transfers.iter().any(|transfer| transfer.seq == seq) {
+            return Err(Violation::Sequence(seq.0));
+        }
+        let waiting = self
+            .waiting
+            .remove(&seq)
+            .ok_or(Violation::Sequence(seq.0))?;
+        Ok(waiting.body.buffer)
+    }
+
+    /// The peer asks for message `seq` from `offset` up to `end`.
+    pub fn pull(&mut self, seq: Seq, offset: u64, end: u64) -> Result<(), Violation> {
+        let waiting = self.waiting.get(&seq).ok_or(Violation::Sequence(seq.0))?;
+        if offset > end || end > waiting.body.len {
+            return Err(Violation::Length(end));
+        }
+        if self.transfers.iter().any(|transfer| transfer.seq == seq) {
+            return Err(Violation::Sequence(seq.0));
+        }
+        if offset < end {
+            self.transfers.push_back(Transfer { seq, offset, end });
+        }
+        Ok(())
+    }
+
+    /// The stream was rejected: what no link has carried yet is not sent any more.
+    pub fn drop_unsent(&mut self) -> Vec<BufferId> {
+        let sent = (self.cursor.0 - self.acked.0) as usize;
+        let dropped = self.retained.split_off(sent.min(self.retained.len()));
+        let mut free = Vec::new();
+        for (place, item) in dropped.into_iter().enumerate() {
+            let seq = Seq(self.cursor.0 + place as u64);
+            free.extend(item.body.map(|body| body.buffer));
+            free.extend(self.waiting.remove(&seq).map(|it| it.body.buffer));
+        }
+        free
+    }
+
+    /// Every buffer this direction holds; it is not usable afterwards.
+    pub fn take_buffers(&mut self) -> Vec<BufferId> {
+        let items = std::mem::take(&mut self.retained).into_iter();
+        let payloads = std::mem::take(&mut self.waiting).into_values();
+        let bodies = items
+            .filter_map(|item| item.body)
+            .chain(payloads.map(|it| it.body));
+        bodies.map(|body| body.buffer).collect()
+    }
+
+    /// The next acknowledgement frame asks for the peer's own.
+    pub fn solicit(&mut self) {
+        self.solicited = true;
+    }
+
+    pub fn take_solicited(&mut self) -> bool {
+        std::mem::take(&mut self.solicited)
+    }
+
+    /// The next frame for the present link: items first, then payload, which can't overtake them.
+    pub fn poll(&mut self) -> Option<Frame> {
+        self.poll_item().or_else(|| self.poll_data())
+    }
+
+    fn poll_item(&mut self) -> Option<Frame> {
+        let item = self.retained.get((self.cursor.0 - self.acked.0) as usize)?;
+        let mut header = FrameHeader {
+            kind: item.kind,
+            flags: item.flags,
+            ..header_of(&item.app)
+        };
+        header.seq = le64(self.cursor.0);
+        header.arg = le64(item.arg);
+        header.body_len = le32(item.body.map_or(0, |body| body.len as u32));
+        self.cursor = self.cursor.next();
+        let body = item.body.map_or(Body::Empty, Body::Slice);
+        Some(Frame {
+            header,
+            app: item.app.clone(),
+            body,
+        })
+    }
+
+    fn poll_data(&mut self) -> Option<Frame> {
+        let mut transfer = self.transfers.pop_front()?;
+        let source = self.waiting[&transfer.seq].body;
+        let len = (transfer.end - transfer.offset).min(DATA_FRAME_BYTES as u64);
+        let mut header = FrameHeader::new(FrameKind::Data);
+        header.seq = le64(transfer.seq.0);
+        header.arg = le64(transfer.offset);
+        header.body_len = le32(len as u32);
+        let body = Slice {
+            buffer: source.buffer,
+            offset: source.offset + transfer.offset,
+            len,
+        };
+        transfer.offset += len;
+        if transfer.offset < transfer.end {
+            self.transfers.push_back(transfer);
+        }
+        Some(Frame {
+            header,
+            app: AppHeader::new(),
+            body: Body::Slice(body),
+        })
+    }
+}
+
+fn header_of(app: &AppHeader) -> FrameHeader {
+    FrameHeader {
+        version: crate::wire::VERSION,
+        app_len: app.len() as u8,
+        ..FrameHeader::default()
+    }
+}
