@@ -1,1 +1,30 @@
-//! Being built.
+//! The labs in which Meander is tried, and what the scenarios in `ci/tests/` share.
+//!
+//! The netns lab ([`Lab`]) makes nodes out of one machine: each is a set of namespaces with its own
+//! host name, address, `/run`, `/dev/shm` and uptime, all joined by one bridge. Programs run in them at native
+//! speed, `mpirun` spans them, and links can be cut or slowed ([`fault`]).
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = meander_lab::Lab::up("try", &["a", "b", "c"])?;
+//! lab.start_agents()?;
+//! let status = lab.command("a", "hostname").status()?;
+//! assert!(status.success());
+//! # Ok(())
+//! # } // the lab is taken down when it is dropped
+//! ```
+
+pub mod agent;
+pub mod artifacts;
+pub mod demo;
+pub mod fault;
+pub mod lab;
+pub mod meander;
+pub mod mpirun;
+pub mod node;
+pub mod scenario;
+pub mod state;
+pub mod teardown;
+
+pub use lab::Lab;
+pub use mpirun::{Ended, Mpirun, Running};

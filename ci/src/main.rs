@@ -1,0 +1,161 @@
+//! `meander-lab`: the labs by hand. `cargo xtask lab` and `cargo xtask demo` call it.
+
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use meander_lab::{Lab, demo, state, teardown};
+
+/// The name of the lab when none is given.
+const DEFAULT_LAB: &str = "lab";
+
+#[derive(Parser)]
+#[command(
+    name = "meander-lab",
+    about = "Nodes made of namespaces, to try Meander on one machine"
+)]
+struct Arguments {
+    /// Which lab, where there are several
+    #[arg(long, global = true, default_value = DEFAULT_LAB)]
+    name: String,
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Bring up nodes on one bridge, with an agent on each
+    Up {
+        /// Names of the nodes, or how many
+        #[arg(default_values = ["a", "b", "c"])]
+        nodes: Vec<String>,
+        /// Start no agents
+        #[arg(long)]
+        no_agents: bool,
+    },
+    /// Run a command inside a node
+    Run {
+        /// The node
+        node: String,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// Show the labs that are up
+    List,
+    /// Cut a node's cable, or mend it
+    Link {
+        /// The node
+        node: String,
+        /// `up` or `down`
+        #[arg(value_parser = ["up", "down"])]
+        state: String,
+    },
+    /// Limit a node's rate: `100mbit`, or `off`
+    Shape {
+        /// The node
+        node: String,
+        /// A rate in the words of tc(8), or `off`
+        rate: String,
+    },
+    /// Start the agent of a node again
+    Agent {
+        /// The node
+        node: String,
+    },
+    /// Take the lab down, with all that runs in it
+    Down,
+    /// Move a rank of a running program to another node and back, and show it
+    Demo,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("meander-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let name = arguments.name.as_str();
+    match arguments.command {
+        Subcommands::Up { nodes, no_agents } => up(name, &nodes, !no_agents)?,
+        Subcommands::Run { node, command } => {
+            let lab = Lab::find(name)?;
+            lab.try_node(&node)?;
+            let (program, rest) = command.split_first().expect("clap wants one");
+            bail!(
+                "{program}: {}",
+                lab.command(&node, program).args(rest).exec()
+            );
+        }
+        Subcommands::List => list()?,
+        Subcommands::Link { node, state } => Lab::find(name)?.set_link(&node, state == "up")?,
+        Subcommands::Shape { node, rate } => {
+            Lab::find(name)?.shape(&node, (rate != "off").then_some(rate.as_str()))?;
+        }
+        Subcommands::Agent { node } => {
+            let lab = Lab::find(name)?;
+            lab.try_node(&node)?;
+            lab.start_agent(&node, &[])?;
+        }
+        Subcommands::Down => {
+            state::check_name("lab", name)?;
+            teardown::lab_down(&state::lab_dir(name))?;
+        }
+        Subcommands::Demo => return demo::run(),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(name: &str, nodes: &[String], agents: bool) -> Result<()> {
+    let numbered = match nodes {
+        [count] if count.chars().all(|c| c.is_ascii_digit()) => count.parse::<usize>()?,
+        _ => 0,
+    };
+    let names: Vec<String> = match numbered {
+        0 => nodes.to_vec(),
+        count => (0..count).map(node_name).collect(),
+    };
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut lab = Lab::up(name, &names)?;
+    if agents {
+        lab.start_agents()?;
+    }
+    lab.keep();
+    for node in lab.nodes() {
+        println!("{}  {}", node.name, node.address());
+    }
+    println!("state and logs: {}", lab.dir().display());
+    Ok(())
+}
+
+/// a, b, ... z, then n26, n27, ...
+fn node_name(index: usize) -> String {
+    match u8::try_from(index) {
+        Ok(index) if index < 26 => char::from(b'a' + index).to_string(),
+        _ => format!("n{index}"),
+    }
+}
+
+fn list() -> Result<()> {
+    for entry in std::fs::read_dir(state::LABS_DIR)
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let nodes = std::fs::read_to_string(entry.path().join("nodes")).unwrap_or_default();
+        let nodes: Vec<&str> = nodes
+            .lines()
+            .filter_map(|line| line.split(' ').next())
+            .collect();
+        let processes = teardown::members(&entry.path()).len();
+        println!("{name}: nodes {}; {processes} processes", nodes.join(" "));
+    }
+    Ok(())
+}
