@@ -1,0 +1,199 @@
+//! Bytes as they arrive, cut into frames.
+
+use std::io::IoSliceMut;
+use std::os::fd::BorrowedFd;
+
+use meander_core::LinkId;
+use meander_core::Slice;
+use meander_core::transport::{FrameSink, LinkError, Place};
+use meander_core::wire::{AppHeader, FrameHeader, HEADER_BYTES, Violation};
+use rustix::io::Errno;
+
+use crate::limits;
+
+/// The receiving half of a link.
+pub(crate) struct Incoming {
+    /// Bytes that have arrived and belong to no place yet: `buffer[start..end]`.
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    expect: Expect,
+}
+
+/// What the next bytes are.
+enum Expect {
+    Header,
+    /// A body that is handed over whole.
+    Whole(FrameHeader, AppHeader),
+    /// A body that goes into its place, of which `done` bytes have.
+    Into {
+        header: FrameHeader,
+        app: AppHeader,
+        slice: Slice,
+        done: usize,
+    },
+}
+
+/// What one read gave.
+pub(crate) enum Read {
+    /// So many bytes, and perhaps more are waiting.
+    Some(usize),
+    /// So many bytes, and the socket was empty then.
+    Last(usize),
+    /// None; the socket is empty.
+    None,
+}
+
+impl Incoming {
+    pub(crate) fn new() -> Incoming {
+        // Large and zeroed: the system maps it lazily, so a quiet link costs a page or two.
+        let buffer = vec![0; limits::RECEIVE_BYTES].into_boxed_slice();
+        Incoming {
+            buffer,
+            start: 0,
+            end: 0,
+            expect: Expect::Header,
+        }
+    }
+
+    /// Reads once from the socket and hands over the frames that are complete.
+    pub(crate) fn receive<S: FrameSink>(
+        &mut self,
+        link: LinkId,
+        socket: BorrowedFd<'_>,
+        sink: &mut S,
+    ) -> Result<Read, LinkError> {
+        let (count, asked) = match self.read(socket, sink) {
+            Ok((0, _)) => return Err(LinkError::Closed),
+            Ok(counts) => counts,
+            Err(Errno::AGAIN) => return Ok(Read::None),
+            Err(Errno::INTR) => return Ok(Read::Some(0)),
+            Err(Errno::CONNRESET | Errno::PIPE) => return Err(LinkError::Closed),
+            Err(errno) => {
+                return Err(LinkError::Io {
+                    operation: "read",
+                    source: errno.into(),
+                });
+            }
+        };
+        self.hand_over(link, sink)?;
+        Ok(if count < asked {
+            Read::Last(count)
+        } else {
+            Read::Some(count)
+        })
+    }
+
+    /// Reads into the place of a body that has one, else into the buffer. Returns bytes read and
+    /// bytes asked for.
+    fn read<S: FrameSink>(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        sink: &mut S,
+    ) -> Result<(usize, usize), Errno> {
+        if let Expect::Into { slice, done, .. } = &mut self.expect {
+            // All that was in the buffer has gone to the place already.
+            let place = &mut sink.write(*slice)[*done..];
+            let (missing, ahead) = (place.len(), limits::READ_AHEAD_BYTES);
+            let mut parts = [
+                IoSliceMut::new(place),
+                IoSliceMut::new(&mut self.buffer[..ahead]),
+            ];
+            let count = rustix::io::readv(socket, &mut parts)?;
+            *done += count.min(missing);
+            (self.start, self.end) = (0, count.saturating_sub(missing));
+            return Ok((count, missing + ahead));
+        }
+        self.make_room();
+        let until = self.buffer.len().min(self.end + limits::READ_BYTES);
+        let room = &mut self.buffer[self.end..until];
+        let asked = room.len();
+        let count = rustix::io::read(socket, room)?;
+        self.end += count;
+        Ok((count, asked))
+    }
+
+    /// Moves what is left to the front when what is expected would not fit behind it.
+    fn make_room(&mut self) {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            return;
+        }
+        let expected = match &self.expect {
+            Expect::Whole(header, _) => header.body_bytes(),
+            _ => HEADER_BYTES + meander_core::limits::APP_HEADER_BYTES,
+        };
+        if self.start + expected.max(limits::READ_AHEAD_BYTES) > self.buffer.len() {
+            self.buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+    }
+
+    /// Hands over every frame that is complete.
+    fn hand_over<S: FrameSink>(&mut self, link: LinkId, sink: &mut S) -> Result<(), LinkError> {
+        while self.step(link, sink)? {}
+        Ok(())
+    }
+
+    /// One step through the buffer; whether there may be another.
+    fn step<S: FrameSink>(&mut self, link: LinkId, sink: &mut S) -> Result<bool, LinkError> {
+        let arrived = &self.buffer[self.start..self.end];
+        match &mut self.expect {
+            Expect::Header => {
+                let Some(bytes) = arrived.first_chunk::<HEADER_BYTES>() else {
+                    return Ok(false);
+                };
+                let header = FrameHeader::parse(bytes)?;
+                let prefix = HEADER_BYTES + usize::from(header.app_len);
+                let Some(app) = arrived.get(HEADER_BYTES..prefix) else {
+                    return Ok(false);
+                };
+                let app = AppHeader::try_from(app)
+                    .map_err(|_| Violation::Length(header.app_len.into()))?;
+                self.expect = match sink.begin(link, &header, &app)? {
+                    Place::Whole => Expect::Whole(header, app),
+                    Place::Into(slice) => {
+                        if slice.len != header.body_bytes() as u64 {
+                            return Err(Violation::Length(header.body_bytes() as u64).into());
+                        }
+                        Expect::Into {
+                            header,
+                            app,
+                            slice,
+                            done: 0,
+                        }
+                    }
+                };
+                self.start += prefix;
+                Ok(true)
+            }
+            Expect::Whole(header, app) => {
+                let Some(body) = arrived.get(..header.body_bytes()) else {
+                    return Ok(false);
+                };
+                sink.complete(link, header, app, body)?;
+                self.start += header.body_bytes();
+                self.expect = Expect::Header;
+                Ok(true)
+            }
+            Expect::Into {
+                header,
+                app,
+                slice,
+                done,
+            } => {
+                let place = &mut sink.write(*slice)[*done..];
+                let count = place.len().min(arrived.len());
+                place[..count].copy_from_slice(&arrived[..count]);
+                let complete = count == place.len();
+                *done += count;
+                self.start += count;
+                if complete {
+                    sink.complete(link, header, app, &[])?;
+                    self.expect = Expect::Header;
+                }
+                Ok(complete)
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! One connection.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
+
+use crate::incoming::Incoming;
+use crate::limits;
+use crate::outgoing::Outgoing;
+
+/// One connection, or the attempt at one.
+pub(crate) struct Link {
+    pub(crate) socket: OwnedFd,
+    pub(crate) state: State,
+    pub(crate) incoming: Incoming,
+    pub(crate) outgoing: Outgoing,
+    /// The socket may have bytes to read.
+    pub(crate) readable: bool,
+    /// The peer has closed its side, or the connection failed: read until the socket says so.
+    pub(crate) hung_up: bool,
+    /// The socket takes bytes, as far as is known.
+    pub(crate) writable: bool,
+}
+
+pub(crate) enum State {
+    /// Connecting to one address; the others come next.
+    Dialling {
+        rest: VecDeque<SocketAddr>,
+        deadline: Instant,
+    },
+    Open,
+}
+
+impl Link {
+    pub(crate) fn new(socket: OwnedFd, state: State) -> Link {
+        Link {
+            socket,
+            state,
+            incoming: Incoming::new(),
+            outgoing: Outgoing::default(),
+            readable: false,
+            hung_up: false,
+            writable: true,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open)
+    }
+
+    pub(crate) fn is_dialling(&self) -> bool {
+        matches!(self.state, State::Dialling { .. })
+    }
+
+    /// Makes both ends see the link break, as a cut cable would.
+    pub(crate) fn cut(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Before the socket is closed: what was read by nobody would turn the close into a reset,
+    /// and a reset can overtake the last frames (a refusal, say) on their way to the peer.
+    pub(crate) fn discard_arrived(&self) {
+        let mut waste = [0; limits::READ_AHEAD_BYTES];
+        for _ in 0..limits::READ_BYTES / limits::READ_AHEAD_BYTES {
+            match recv(&self.socket, &mut waste, RecvFlags::DONTWAIT) {
+                Ok((count, _)) if count > 0 => {}
+                _ => break,
+            }
+        }
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
