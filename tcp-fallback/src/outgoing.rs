@@ -33,8 +33,7 @@ struct Queued {
 impl Outgoing {
     /// Takes a frame, unless too much is waiting.
     pub(crate) fn push(&mut self, frame: Frame) -> Result<(), SendError> {
-        if self.frames.len() >= limits::SEND_QUEUE_FRAMES || self.bytes >= limits::SEND_QUEUE_BYTES
-        {
+        if !self.has_room() {
             self.refused = true;
             return Err(SendError::Full);
         }
@@ -46,6 +45,10 @@ impl Outgoing {
             body: frame.body,
         });
         Ok(())
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.frames.len() < limits::SEND_QUEUE_FRAMES && self.bytes < limits::SEND_QUEUE_BYTES
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -354,6 +354,11 @@ impl Transport for TcpTransport {
         );
     }
 
+    fn has_room(&self, link: LinkId) -> bool {
+        let link = self.links.get(key(link));
+        link.is_some_and(|link| link.is_open() && link.outgoing.has_room())
+    }
+
     fn send(&mut self, link: LinkId, frame: Frame, _: &dyn Memory) -> Result<(), SendError> {
         match self.links.get_mut(key(link)) {
             Some(link) if link.is_open() => link.outgoing.push(frame),
