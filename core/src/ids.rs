@@ -101,3 +101,20 @@ impl fmt::Display for NodeName {
         self.0.fmt(f)
     }
 }
+
+/// Names one attempt to move a process: 128 random bits, drawn by whoever starts it. With it the
+/// directory can say, long after, whether that attempt was committed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MoveId(pub u128);
+
+impl fmt::Display for MoveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for MoveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MoveId({:08x}..)", self.0 >> 96)
+    }
+}

@@ -9,18 +9,21 @@
 //! The rules are numbered in `docs/protocol.md`; code and tests cite them as `[R12]`.
 #![forbid(unsafe_code)]
 
+pub mod directory;
 mod handshake;
 mod ids;
 mod key;
 pub mod limits;
 mod location;
+pub mod moves;
 pub mod port;
 mod stream;
 mod time;
 pub mod transport;
 pub mod wire;
 
-pub use ids::{BufferId, Epoch, JobId, LinkId, NodeName, PortId, Seq, StreamId};
+pub use directory::Identity;
+pub use ids::{BufferId, Epoch, JobId, LinkId, MoveId, NodeName, PortId, Seq, StreamId};
 pub use key::Key;
 pub use limits::Limits;
 pub use location::{Card, Contact, Location, TransportKind};

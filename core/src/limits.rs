@@ -34,6 +34,14 @@ pub const FIRST_WINDOW_BYTES: u64 = 64 * 1024;
 pub const DIALS_BEFORE_ASKING: u32 = 2;
 /// Streams of one pair of ports.
 pub const STREAMS_PER_PEER: usize = 65_536;
+/// Bytes of a job's, a program's or a node's name.
+pub const NAME_BYTES: usize = 256;
+/// Ports that a directory holds.
+pub const DIRECTORY_PORTS: usize = 1 << 20;
+/// Ports in one page of the directory's list.
+pub const DIRECTORY_PAGE: usize = 256;
+/// Committed and called-off moves of one port that the directory remembers, each.
+pub const DIRECTORY_MOVES: usize = 64;
 
 /// The bounds that a port may choose.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -8,7 +8,8 @@ mod client;
 
 use std::path::PathBuf;
 
-use meander_core::{Contact, Epoch, JobId, Location, NodeName, PortId};
+pub use meander_core::Identity;
+use meander_core::{Contact, Epoch, Location, NodeName, PortId};
 use serde::{Deserialize, Serialize};
 
 pub use client::Control;
@@ -31,19 +32,6 @@ pub fn agent_socket() -> PathBuf {
 /// Where the owner of a move tells a suspended port how the move ended.
 pub fn verdict_socket(port: PortId) -> PathBuf {
     run_dir().join(format!("verdict-{port}.sock"))
-}
-
-/// Who the process is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// The job.
-    pub job: JobId,
-    /// Its number in the job.
-    pub rank: u32,
-    /// How many there are in the job.
-    pub size: u32,
-    /// What runs, for people: the program's name.
-    pub program: String,
 }
 
 /// From a process to the agent.

@@ -1,0 +1,340 @@
+//! The directory: for every port its epoch, its location and who it is.
+//!
+//! A sans-I/O state machine: [`Directory::handle`] takes a request and gives the answer together
+//! with the [`Change`] that must be durable *before* the answer is sent. One rule carries the
+//! safety of a move: an epoch is left only by a compare-and-set ([`Request::Commit`]), and of all
+//! moves that start at one epoch exactly one can win it.
+//!
+//! A reply may be lost. Whoever waits for it asks again: a commit that has happened answers
+//! [`Reply::Committed`] every time, and [`Request::Settle`] answers for good — it either finds the
+//! move committed or forbids it, so that "no" cannot become "yes" later.
+
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use serde::{Deserialize, Serialize};
+
+pub use record::Record;
+
+use crate::ids::{Epoch, JobId, MoveId, NodeName, PortId};
+use crate::limits;
+use crate::location::{Contact, Location};
+
+/// Who a process is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The job.
+    pub job: JobId,
+    /// Its number in the job.
+    pub rank: u32,
+    /// How many there are in the job.
+    pub size: u32,
+    /// What runs, for people: the program's name.
+    pub program: String,
+}
+
+/// What the directory knows of a port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Who it is.
+    pub identity: Identity,
+    /// How often it has moved.
+    pub epoch: Epoch,
+    /// The node it is on, and its cards there; none while it is suspended.
+    pub location: Location,
+    /// The user whose process it is.
+    pub uid: u32,
+    /// Its process, as it sees itself; the same after every move.
+    pub pid: u32,
+    /// Its process, as its node sees it.
+    pub host_pid: u32,
+    /// The node where its launcher started it and its shadow stays, once it has moved.
+    pub shadow: Option<NodeName>,
+}
+
+impl Entry {
+    /// What a stranger needs to reach the port.
+    pub fn contact(&self, port: PortId) -> Contact {
+        Contact {
+            port,
+            epoch: self.epoch,
+            location: self.location.clone(),
+        }
+    }
+}
+
+/// A move, as it is put to the directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Which attempt this is.
+    pub move_id: MoveId,
+    /// The epoch it starts from; it ends at the next one.
+    pub from: Epoch,
+    /// The node it ends on.
+    pub node: NodeName,
+    /// The process there.
+    pub host_pid: u32,
+    /// Where the shadow stays.
+    pub shadow: Option<NodeName>,
+}
+
+/// What can be asked of the directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// A process has introduced itself to an agent, for the first time or again.
+    Register {
+        /// Its port.
+        port: PortId,
+        /// What it says, and what its socket says of it.
+        entry: Entry,
+    },
+    /// A port has new cards, at the epoch it had.
+    Locate {
+        /// The port.
+        port: PortId,
+        /// The epoch for which `location` holds.
+        epoch: Epoch,
+        /// Where it is.
+        location: Location,
+    },
+    /// The compare-and-set: this move, if the port is still at the epoch it starts from.
+    Commit {
+        /// The port.
+        port: PortId,
+        /// The move.
+        commit: Commit,
+    },
+    /// Did this move happen? If it did not, it never will.
+    Settle {
+        /// The port.
+        port: PortId,
+        /// Which attempt.
+        move_id: MoveId,
+    },
+    /// What is known of a port.
+    Lookup {
+        /// The port.
+        port: PortId,
+    },
+    /// Every port, a page at a time.
+    List {
+        /// The last port of the page before.
+        after: Option<PortId>,
+    },
+    /// The process ended. Only the epoch it ended at can be removed: what an agent saw end may
+    /// be what a move left behind.
+    Remove {
+        /// The port.
+        port: PortId,
+        /// Its epoch.
+        epoch: Epoch,
+    },
+}
+
+/// The directory's answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It is as asked.
+    Done,
+    /// To a commit, or to a settling: the move happened, and this is the epoch it led to.
+    Committed {
+        /// The epoch after the move.
+        epoch: Epoch,
+    },
+    /// To a settling: the move did not happen and now cannot.
+    Aborted,
+    /// What is known of a port; `None` if nothing.
+    Found(Option<Entry>),
+    /// A page of ports, and whether there are more after it.
+    Listed {
+        /// In the order of their addresses.
+        ports: Vec<(PortId, Entry)>,
+        /// Whether to ask for the next page.
+        more: bool,
+    },
+    /// It is not as asked.
+    Refused(Refusal),
+}
+
+/// Why the directory refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// No such port.
+    #[error("the directory does not know this port")]
+    Unknown,
+    /// The port is at another epoch.
+    #[error("the port is at epoch {current} by now")]
+    Stale {
+        /// The epoch it is at.
+        current: Epoch,
+    },
+    /// The same epoch of the port is registered on another node.
+    #[error("this epoch of the port is registered on node {node}")]
+    Elsewhere {
+        /// That node.
+        node: NodeName,
+    },
+    /// The port belongs to another user.
+    #[error("the port belongs to another user")]
+    NotYours,
+    /// The move was settled as aborted before it asked to be committed.
+    #[error("the move was called off before it was committed")]
+    CalledOff,
+    /// The directory holds as many ports as it takes ([`limits::DIRECTORY_PORTS`]).
+    #[error("the directory is full")]
+    Full,
+    /// A field is longer than its bound.
+    #[error("a field of the entry is longer than allowed")]
+    TooLong,
+}
+
+/// What must be made durable before the answer is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Keep this record under this address, instead of any other.
+    Put(PortId, Box<Record>),
+    /// Forget this address.
+    Forget(PortId),
+}
+
+/// The directory itself.
+#[derive(Clone, Debug, Default)]
+pub struct Directory {
+    records: BTreeMap<PortId, Record>,
+}
+
+impl Directory {
+    /// The directory as it was made durable.
+    pub fn from_records(records: impl IntoIterator<Item = (PortId, Record)>) -> Directory {
+        Directory {
+            records: records.into_iter().collect(),
+        }
+    }
+
+    /// Answers a request. The change has already been made here; the caller makes it durable and
+    /// sends the answer after that, or, where it can't, stops without answering.
+    pub fn handle(&mut self, request: Request) -> (Reply, Option<Change>) {
+        let answer = match request {
+            Request::Register { port, entry } => self.register(port, entry),
+            Request::Locate {
+                port,
+                epoch,
+                location,
+            } => self.locate(port, epoch, location),
+            Request::Commit { port, commit } => self.commit(port, commit),
+            Request::Settle { port, move_id } => self.settle(port, move_id),
+            Request::Lookup { port } => {
+                return (
+                    Reply::Found(self.records.get(&port).map(|r| r.entry.clone())),
+                    None,
+                );
+            }
+            Request::List { after } => return (self.list(after), None),
+            Request::Remove { port, epoch } => self.remove(port, epoch),
+        };
+        answer.unwrap_or_else(|refusal| (Reply::Refused(refusal), None))
+    }
+
+    fn register(&mut self, port: PortId, entry: Entry) -> Answer {
+        check_lengths(&entry)?;
+        if let Some(record) = self.records.get_mut(&port) {
+            record.register(entry)?;
+            return Ok((
+                Reply::Done,
+                Some(Change::Put(port, Box::new(record.clone()))),
+            ));
+        }
+        if self.records.len() >= limits::DIRECTORY_PORTS {
+            return Err(Refusal::Full);
+        }
+        let record = Record::new(entry);
+        self.records.insert(port, record.clone());
+        Ok((Reply::Done, Some(Change::Put(port, Box::new(record)))))
+    }
+
+    fn locate(&mut self, port: PortId, epoch: Epoch, location: Location) -> Answer {
+        check_location(&location)?;
+        let record = self.record(port)?;
+        record.locate(epoch, location)?;
+        Ok((
+            Reply::Done,
+            Some(Change::Put(port, Box::new(record.clone()))),
+        ))
+    }
+
+    fn commit(&mut self, port: PortId, commit: Commit) -> Answer {
+        if commit.node.0.len() > limits::NAME_BYTES {
+            return Err(Refusal::TooLong);
+        }
+        let record = self.record(port)?;
+        let already = record.committed(commit.move_id).is_some();
+        let epoch = record.commit(commit)?;
+        let change = (!already).then(|| Change::Put(port, Box::new(record.clone())));
+        Ok((Reply::Committed { epoch }, change))
+    }
+
+    fn settle(&mut self, port: PortId, move_id: MoveId) -> Answer {
+        let Some(record) = self.records.get_mut(&port) else {
+            // A port that is gone can't be committed either: a commit of it is refused.
+            return Ok((Reply::Aborted, None));
+        };
+        if let Some(epoch) = record.committed(move_id) {
+            return Ok((Reply::Committed { epoch }, None));
+        }
+        let change = record
+            .call_off(move_id)
+            .then(|| Change::Put(port, Box::new(record.clone())));
+        Ok((Reply::Aborted, change))
+    }
+
+    fn list(&self, after: Option<PortId>) -> Reply {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.records.range((from, Bound::Unbounded));
+        let ports = rest
+            .by_ref()
+            .take(limits::DIRECTORY_PAGE)
+            .map(|(port, record)| (*port, record.entry.clone()))
+            .collect();
+        Reply::Listed {
+            ports,
+            more: rest.next().is_some(),
+        }
+    }
+
+    fn remove(&mut self, port: PortId, epoch: Epoch) -> Answer {
+        let current = self.record(port)?.entry.epoch;
+        if current != epoch {
+            return Err(Refusal::Stale { current });
+        }
+        self.records.remove(&port);
+        Ok((Reply::Done, Some(Change::Forget(port))))
+    }
+
+    fn record(&mut self, port: PortId) -> Result<&mut Record, Refusal> {
+        self.records.get_mut(&port).ok_or(Refusal::Unknown)
+    }
+}
+
+type Answer = Result<(Reply, Option<Change>), Refusal>;
+
+fn check_lengths(entry: &Entry) -> Result<(), Refusal> {
+    let names = [&entry.identity.job.0, &entry.identity.program];
+    if names.iter().any(|name| name.len() > limits::NAME_BYTES) {
+        return Err(Refusal::TooLong);
+    }
+    check_location(&entry.location)
+}
+
+fn check_location(location: &Location) -> Result<(), Refusal> {
+    let fits = location.node.0.len() <= limits::NAME_BYTES
+        && location.cards.len() <= limits::CARDS
+        && location
+            .cards
+            .iter()
+            .all(|card| card.bytes.len() <= limits::CARD_BYTES);
+    if fits { Ok(()) } else { Err(Refusal::TooLong) }
+}
