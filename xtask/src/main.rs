@@ -1,2 +1,94 @@
-//! Being built.
-fn main() {}
+//! `cargo xtask`: every habit of the project as one command. Needs nothing but Rust, so that it can
+//! install the rest.
+
+mod build;
+mod debian;
+mod layer;
+mod process;
+mod test;
+
+use std::process::ExitCode;
+
+use process::{Failure, artifact};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+Try it:
+  demo              an MPI program runs on two nodes, one rank moves to a third and back
+  lab up [NODES]    bring up nodes a, b, c (or those named, or as many as a number says), with agents
+  lab run NODE CMD  run a command on a node: `cargo xtask lab run a mpirun --host a:2,b:2 hostname`
+  lab link NODE up|down     cut a node's cable, or mend it
+  lab shape NODE RATE|off   slow a node's cable: 100mbit
+  lab agent NODE    start a node's agent again
+  lab list          the labs that are up
+  lab down          take the lab down, with all that runs in it
+
+Work on it:
+  setup             install what is missing: Debian packages, and a CRIU that works on this kernel
+  build             the release build: target/release/meander and libmeander_mpi.so
+  test              format, lint, every test, the demo; the last line counts them
+  test LAYER...     only these layers: format lint unit build scenarios demo
+  soak [MINUTES]    the scenarios again and again, an hour if nothing is said
+
+A lab is made of namespaces on this machine and wants root, or sudo. Its state and its agents' logs
+are in /run/meander-lab/NAME; `lab --name NAME ...` picks one where there are several. What setup
+downloads is kept in /var/cache/meander, outside this directory, and made once.
+";
+
+/// How long `soak` runs when nothing is said, in minutes.
+const SOAK_MINUTES_DEFAULT: u64 = 60;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    process::enter_source_root();
+    match run(&words) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<ExitCode, Failure> {
+    match words {
+        [] | ["help" | "--help" | "-h"] => print!("{HELP}"),
+        ["setup"] => debian::setup()?,
+        ["build"] => {
+            debian::setup()?;
+            build::release()?;
+        }
+        ["demo"] => {
+            debian::setup()?;
+            build::release()?;
+            return process::as_root(&artifact("meander-lab"), &["demo"])?.exit_code();
+        }
+        ["test", layers @ ..] => return test::run(layers),
+        ["soak"] => return test::soak(SOAK_MINUTES_DEFAULT),
+        ["soak", minutes] => {
+            let minutes = minutes.parse().map_err(|_| {
+                Failure::new(format!("soak: {minutes:?} is not a number of minutes"))
+            })?;
+            return test::soak(minutes);
+        }
+        ["lab", rest @ ..] => return lab(rest),
+        [other, ..] => {
+            return Err(Failure::new(format!(
+                "there is no command {other:?}; `cargo xtask help` lists them"
+            )));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn lab(words: &[&str]) -> Result<ExitCode, Failure> {
+    if words.contains(&"up") {
+        debian::setup()?;
+        build::release()?;
+    } else if !artifact("meander-lab").exists() {
+        build::release_of(&["meander-lab"])?;
+    }
+    process::as_root(&artifact("meander-lab"), words)?.exit_code()
+}

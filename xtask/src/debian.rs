@@ -1,0 +1,159 @@
+//! What the machine must have besides Rust: packages of its own Debian release, and a CRIU that
+//! works on its kernel. Only what is missing is fetched.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::process::{Failure, as_root, cargo, in_path, must, root_prefix, run};
+
+/// A Debian package and what it is for.
+struct Package {
+    name: &'static str,
+    why: &'static str,
+}
+
+const PACKAGES: &[Package] = &[
+    Package {
+        name: "build-essential",
+        why: "C programs of the tests",
+    },
+    Package {
+        name: "pkg-config",
+        why: "the build finds the MPI library",
+    },
+    Package {
+        name: "libclang-dev",
+        why: "the MPI library's header is read at build time",
+    },
+    Package {
+        name: "libopenmpi-dev",
+        why: "mpicc, and the MPI library's header",
+    },
+    Package {
+        name: "openmpi-bin",
+        why: "mpirun",
+    },
+    Package {
+        name: "iproute2",
+        why: "the lab's network",
+    },
+    Package {
+        name: "debootstrap",
+        why: "CRIU comes from a small Debian 13 tree",
+    },
+    Package {
+        name: "netpipe-openmpi",
+        why: "a scenario: NetPIPE",
+    },
+    Package {
+        name: "hpcc",
+        why: "a scenario: the HPC Challenge benchmark",
+    },
+];
+
+/// The recipe of the CRIU tree.
+const CRIU_SCRIPT: &str = "ci/criu-tree.sh";
+
+/// Installs what is missing. Says nothing where nothing is.
+pub fn setup() -> Result<(), Failure> {
+    packages()?;
+    rust_components();
+    criu()
+}
+
+fn packages() -> Result<(), Failure> {
+    if !in_path("dpkg-query") {
+        return Err(Failure::new(
+            "this is no Debian: install an MPI library with its headers, libclang, iproute2 and CRIU \
+             by hand, then use cargo itself (CONTRIBUTING.md says how)",
+        ));
+    }
+    let missing: Vec<&Package> = PACKAGES
+        .iter()
+        .filter(|package| !installed(package.name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("setup: Debian packages");
+    for package in &missing {
+        println!("  {:<18} {}", package.name, package.why);
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    apt_get(&["update", "-q"])?;
+    apt_get(
+        &[
+            &["install", "-q", "-y", "--no-install-recommends"],
+            names.as_slice(),
+        ]
+        .concat(),
+    )
+}
+
+fn installed(package: &str) -> bool {
+    let query = ["-W", "-f", "${db:Status-Status}", package];
+    let output = Command::new("dpkg-query")
+        .args(query)
+        .stderr(Stdio::null())
+        .output();
+    output.is_ok_and(|output| output.stdout == b"installed")
+}
+
+fn apt_get(arguments: &[&str]) -> Result<(), Failure> {
+    let mut words = root_prefix()?;
+    words.extend(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"].map(String::from));
+    let (program, rest) = words.split_first().expect("it has words");
+    must(
+        Command::new(program)
+            .args(rest)
+            .args(arguments)
+            .stdin(Stdio::null()),
+        &format!("apt-get {}", arguments.join(" ")),
+    )
+}
+
+/// A Rust of rustup's minimal profile lacks these two; the layers that want them say so if this fails.
+fn rust_components() {
+    for component in ["rustfmt", "clippy"] {
+        let tool = component.trim_start_matches("rust");
+        let probe = cargo()
+            .args([tool, "--version"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !probe.is_ok_and(|status| status.success()) && in_path("rustup") {
+            println!("setup: rustup component {component}");
+            let _ = run(Command::new("rustup").args(["component", "add", component]));
+        }
+    }
+}
+
+fn criu() -> Result<(), Failure> {
+    if let Some(criu) = std::env::var_os("MEANDER_CRIU") {
+        println!(
+            "setup: CRIU is {} ($MEANDER_CRIU)",
+            Path::new(&criu).display()
+        );
+        return Ok(());
+    }
+    // The script itself knows whether what is there is what its recipe makes.
+    let script = |arguments: &[&str]| {
+        let output = Command::new("bash")
+            .arg(CRIU_SCRIPT)
+            .args(arguments)
+            .output();
+        output.map_err(|error| Failure::new(format!("cannot run bash: {error}")))
+    };
+    let path = script(&["--path"])?.stdout;
+    let there = Path::new(String::from_utf8_lossy(&path).trim()).exists();
+    if there && script(&[])?.status.success() {
+        return Ok(());
+    }
+    println!("setup: a CRIU for this kernel, from a Debian 13 tree (once, about a minute)");
+    let made = as_root(Path::new("/bin/bash"), &[CRIU_SCRIPT])?;
+    if made.success() {
+        Ok(())
+    } else {
+        Err(Failure::new(format!("{CRIU_SCRIPT} failed")))
+    }
+}

@@ -1,0 +1,264 @@
+//! The layers of `cargo xtask test`: what each runs, and what came of it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::process::{Failure, artifact, cargo, root_prefix};
+use crate::{build, debian};
+
+/// How many tests of a layer ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Passed.
+    pub passed: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Not run.
+    pub skipped: u64,
+}
+
+impl Counts {
+    const PASSED: Counts = Counts {
+        passed: 1,
+        failed: 0,
+        skipped: 0,
+    };
+    const FAILED: Counts = Counts {
+        passed: 0,
+        failed: 1,
+        skipped: 0,
+    };
+
+    /// Adds another layer's.
+    pub fn add(&mut self, other: Counts) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// A layer that was run.
+pub struct Outcome {
+    /// Its tests.
+    pub counts: Counts,
+    /// How long it took.
+    pub took: Duration,
+    /// What to say of it, beside the numbers.
+    pub note: String,
+}
+
+/// A layer, by its name on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// `cargo fmt --check`.
+    Format,
+    /// Clippy on all targets; a warning is an error.
+    Lint,
+    /// Unit, property and documentation tests of every crate but the lab.
+    Unit,
+    /// The release build, which the next two run.
+    Build,
+    /// The scenarios, in labs, one after the other.
+    Scenarios,
+    /// The demo.
+    Demo,
+}
+
+impl Layer {
+    /// Every layer, in the order in which they run.
+    pub const ALL: [Layer; 6] = [
+        Layer::Format,
+        Layer::Lint,
+        Layer::Unit,
+        Layer::Build,
+        Layer::Scenarios,
+        Layer::Demo,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layer::Format => "format",
+            Layer::Lint => "lint",
+            Layer::Unit => "unit",
+            Layer::Build => "build",
+            Layer::Scenarios => "scenarios",
+            Layer::Demo => "demo",
+        }
+    }
+
+    /// Runs it.
+    pub fn run(self) -> Outcome {
+        println!("\n== {} ==", self.name());
+        let start = Instant::now();
+        let (counts, note) = match self.try_run() {
+            Ok(counts) => (counts, String::new()),
+            Err(failure) => {
+                println!("{}: {failure}", self.name());
+                (Counts::FAILED, failure.to_string())
+            }
+        };
+        Outcome {
+            counts,
+            took: start.elapsed(),
+            note,
+        }
+    }
+
+    fn try_run(self) -> Result<Counts, Failure> {
+        match self {
+            Layer::Format => once(cargo().args(["fmt", "--all", "--check"])),
+            Layer::Lint => once(cargo().args(LINT)),
+            Layer::Unit => tests(cargo().args(UNIT)),
+            Layer::Build => {
+                debian::setup()?;
+                build::release().map(|()| Counts::PASSED)
+            }
+            Layer::Scenarios => tests(scenarios()?.args(SCENARIOS)),
+            Layer::Demo => {
+                let mut words = root_prefix()?;
+                words.push(artifact("meander-lab").display().to_string());
+                let (program, rest) = words.split_first().expect("it has words");
+                once(Command::new(program).args(rest).arg("demo"))
+            }
+        }
+    }
+}
+
+const LINT: &[&str] = &[
+    "clippy",
+    "--workspace",
+    "--all-targets",
+    "--quiet",
+    "--",
+    "--deny",
+    "warnings",
+];
+const UNIT: &[&str] = &[
+    "test",
+    "--workspace",
+    "--exclude",
+    "meander-lab",
+    "--no-fail-fast",
+    "--quiet",
+];
+const SCENARIOS: &[&str] = &[
+    "test",
+    "--package",
+    "meander-lab",
+    "--no-fail-fast",
+    "--",
+    "--test-threads=1",
+];
+
+/// Cargo, set to run test programs as root: a lab is made of namespaces.
+fn scenarios() -> Result<Command, Failure> {
+    let mut cargo = cargo();
+    let prefix = root_prefix()?;
+    if !prefix.is_empty() {
+        let host = host_triple()?.to_uppercase().replace('-', "_");
+        cargo.env(format!("CARGO_TARGET_{host}_RUNNER"), prefix.join(" "));
+    }
+    Ok(cargo)
+}
+
+fn host_triple() -> Result<String, Failure> {
+    let output = Command::new("rustc").arg("-vV").output();
+    let text = output
+        .map_err(|error| Failure::new(format!("cannot run rustc: {error}")))?
+        .stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned)
+        .ok_or_else(|| Failure::new("rustc -vV names no host"))
+}
+
+/// A layer that is one check.
+fn once(command: &mut Command) -> Result<Counts, Failure> {
+    let ended = crate::process::run(command)?;
+    Ok(if ended.success() {
+        Counts::PASSED
+    } else {
+        Counts::FAILED
+    })
+}
+
+/// A layer of test programs: passes their output on and sums what they count.
+fn tests(command: &mut Command) -> Result<Counts, Failure> {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let mut child = child.map_err(|error| Failure::new(format!("cannot run cargo: {error}")))?;
+    let mut counts = Counts::default();
+    let pipe = child
+        .stdout
+        .take()
+        .ok_or_else(|| Failure::new("cargo has no output"))?;
+    let mut pipe = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while pipe
+        .read_until(b'\n', &mut line)
+        .is_ok_and(|bytes| bytes > 0)
+    {
+        let _ = std::io::stdout().write_all(&line);
+        if let Some(more) = test_result(&String::from_utf8_lossy(&line)) {
+            counts.add(more);
+        }
+        line.clear();
+    }
+    let status = child
+        .wait()
+        .map_err(|error| Failure::new(format!("cargo: {error}")))?;
+    // A program that did not build, or crashed, counts no test.
+    if !status.success() && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    if status.success() && counts.passed == 0 {
+        return Err(Failure::new("no test was run"));
+    }
+    Ok(counts)
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+fn test_result(line: &str) -> Option<Counts> {
+    let rest = line.trim_start().strip_prefix("test result:")?;
+    let number = |word: &str| -> u64 {
+        let before = rest
+            .split(word)
+            .next()
+            .filter(|before| before.len() < rest.len());
+        let last = before.and_then(|before| before.split_whitespace().next_back());
+        last.and_then(|number| number.parse().ok()).unwrap_or(0)
+    };
+    Some(Counts {
+        passed: number("passed"),
+        failed: number("failed"),
+        skipped: number("ignored"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_summed() {
+        let line =
+            "test result: FAILED. 31 passed; 2 failed; 4 ignored; 0 measured; 7 filtered out";
+        assert_eq!(
+            test_result(line),
+            Some(Counts {
+                passed: 31,
+                failed: 2,
+                skipped: 4
+            })
+        );
+        assert_eq!(test_result("test a::b ... ok"), None);
+    }
+
+    #[test]
+    fn every_layer_has_a_name_of_its_own() {
+        let mut names: Vec<&str> = Layer::ALL.iter().map(|layer| layer.name()).collect();
+        names.dedup();
+        assert_eq!(names.len(), Layer::ALL.len());
+    }
+}
