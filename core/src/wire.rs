@@ -216,3 +216,34 @@ pub(crate) fn le64(value: u64) -> U64 {
 pub(crate) fn le32(value: u32) -> U32 {
     U32::new(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_survives_the_wire() {
+        let mut header = FrameHeader::new(FrameKind::Data);
+        header.seq = le64(u64::MAX - 1);
+        header.body_len = le32(limits::DATA_FRAME_BYTES as u32);
+        assert_eq!(FrameHeader::parse(&header.to_bytes()), Ok(header));
+        assert_eq!(HEADER_BYTES, 48);
+    }
+
+    #[test]
+    fn versions_kinds_and_lengths_are_checked() {
+        let parse = |change: fn(&mut FrameHeader)| {
+            let mut header = FrameHeader::new(FrameKind::Eager);
+            change(&mut header);
+            FrameHeader::parse(&header.to_bytes())
+        };
+        assert_eq!(parse(|it| it.version = 9), Err(Violation::Version(9)));
+        assert_eq!(parse(|it| it.kind = 99), Err(Violation::Kind(99)));
+        assert_eq!(parse(|it| it.app_len = 65), Err(Violation::Length(65)));
+        assert_eq!(
+            parse(|it| it.body_len = le32(65_537)),
+            Err(Violation::Length(65_537))
+        );
+        assert!(parse(|it| it.body_len = le32(65_536)).is_ok());
+    }
+}
