@@ -26,17 +26,22 @@ impl Lab {
         self.artifacts().check()?;
         self.write_cluster()?;
         for node in self.nodes() {
-            self.launch_agent(&node.name, &[])?;
+            self.launch_agent(&node.name, &[], &[])?;
         }
         self.nodes()
             .iter()
             .try_for_each(|node| self.wait_for_agent(&node.name))
     }
 
-    /// Starts the agent of one node, with further options, and waits until it listens.
-    pub fn start_agent(&self, node: &str, options: &[&str]) -> Result<()> {
+    /// Starts the agent of one node, with further options and variables, and waits until it listens.
+    pub fn start_agent(
+        &self,
+        node: &str,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<()> {
         self.write_cluster()?;
-        self.launch_agent(node, options)?;
+        self.launch_agent(node, options, environment)?;
         self.wait_for_agent(node)
     }
 
@@ -102,7 +107,12 @@ impl Lab {
         Ok(())
     }
 
-    fn launch_agent(&self, node: &str, options: &[&str]) -> Result<()> {
+    fn launch_agent(
+        &self,
+        node: &str,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<()> {
         if self.agent(node).is_some() {
             bail!("node {node} has an agent already");
         }
@@ -121,6 +131,7 @@ impl Lab {
             .arg(self.dir().join("cluster.key"))
             .args(["--node", node])
             .args(options)
+            .envs(environment.iter().copied())
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

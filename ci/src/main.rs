@@ -101,7 +101,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Subcommands::Agent { node } => {
             let lab = Lab::find(name)?;
             lab.try_node(&node)?;
-            lab.start_agent(&node, &[])?;
+            lab.start_agent(&node, &[], &[])?;
         }
         Subcommands::Down => {
             state::check_name("lab", name)?;
