@@ -1,0 +1,113 @@
+//! The HPC Challenge benchmark (Debian's `hpcc`), which verifies its own results.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use meander_lab::scenario::{PATIENCE, Scenario};
+
+const EXAMPLE_INPUT: &str = "/usr/share/doc/hpcc/examples/_hpccinf.txt";
+const LIMIT: Duration = Duration::from_secs(420);
+/// Its verified parts: PTRANS prints ten lines, the solver one.
+const PASSED_LINES: usize = 11;
+
+fn write_input(dir: &Path, n: u32, nb: u32) -> Result<()> {
+    let text = fs::read_to_string(EXAMPLE_INPUT).context("Debian's hpcc is not installed")?;
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines[5] = format!("{n} Ns");
+    lines[7] = format!("{nb} NBs");
+    fs::create_dir_all(dir)?;
+    fs::write(dir.join("hpccinf.txt"), lines.join("\n") + "\n").context("cannot write hpcc's input")
+}
+
+fn check_output(dir: &Path) -> Result<String> {
+    let text = fs::read_to_string(dir.join("hpccoutf.txt")).context("hpcc wrote no results")?;
+    let passed = text.lines().filter(|line| line.contains("PASSED")).count();
+    ensure!(
+        passed == PASSED_LINES,
+        "{passed} verifications passed:\n{text}"
+    );
+    ensure!(
+        !text.contains("FAILED") && !text.contains("(failed)"),
+        "failed:\n{text}"
+    );
+    ensure!(
+        text.lines().any(|line| line == "Success=1"),
+        "no success:\n{text}"
+    );
+    for line in text.lines().filter(|line| line.contains("_Errors=")) {
+        ensure!(line.ends_with("=0"), "{line}");
+    }
+    ensure!(
+        text.contains("End of HPC Challenge tests."),
+        "cut short:\n{text}"
+    );
+    Ok(text)
+}
+
+/// The times that hpcc writes at its start and at its end, in seconds since 1970.
+fn times(text: &str) -> Result<(u64, u64)> {
+    let marks = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("Current time ("));
+    let marks: Vec<u64> = marks
+        .filter_map(|rest| rest.split(')').next()?.parse().ok())
+        .collect();
+    Ok((
+        *marks.first().context("no start time")?,
+        *marks.last().context("no end time")?,
+    ))
+}
+
+fn now() -> Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs())
+}
+
+#[test]
+fn four_ranks_un_moved() -> Result<()> {
+    let scenario = Scenario::without_agents("h-small")?;
+    let dir = scenario.file("hpcc");
+    write_input(&dir, 200, 40)?;
+    let mpirun = scenario
+        .lab
+        .mpirun(&["a", "b"], 2)
+        .option("--wdir")
+        .option(&dir);
+    mpirun.run("hpcc", &[""; 0], LIMIT)?.success()?;
+    check_output(&dir)?;
+    Ok(())
+}
+
+#[test]
+fn four_ranks_one_of_them_moved_in_the_middle() -> Result<()> {
+    let scenario = Scenario::start("h-moved")?;
+    let dir = scenario.file("hpcc");
+    write_input(&dir, 1200, 40)?;
+    let lab = &scenario.lab;
+    let mpirun = lab.mpirun(&["a", "b"], 2).option("--wdir").option(&dir);
+    let running = mpirun.start("hpcc", &[""; 0])?;
+    let job = lab.wait_for_ranks(4, PATIENCE)?[0].job.clone();
+    std::thread::sleep(Duration::from_secs(3));
+    let mut moves = Vec::new();
+    for (at, to) in [("b", "c"), ("c", "a")] {
+        let begin = now()?;
+        lab.migrate(at, &format!("{job}/2"), to)?.moved()?;
+        moves.push((begin, now()?));
+        std::thread::sleep(Duration::from_secs(4));
+    }
+    running.wait(LIMIT)?.success()?;
+    let (start, end) = times(&check_output(&dir)?)?;
+    ensure!(
+        end - start >= 20,
+        "hpcc ran {} s only; give it a larger N",
+        end - start
+    );
+    for (begin, done) in moves {
+        ensure!(
+            start < begin && done < end,
+            "a move {begin}..{done} not inside {start}..{end}"
+        );
+    }
+    Ok(())
+}
