@@ -52,8 +52,17 @@ pub struct Entry {
     pub pid: u32,
     /// Its process, as its node sees it.
     pub host_pid: u32,
-    /// The node where its launcher started it and its shadow stays, once it has moved.
-    pub shadow: Option<NodeName>,
+    /// What stays where its launcher started it, once it has moved.
+    pub shadow: Option<Shadow>,
+}
+
+/// What stays of a moved process where its launcher started it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shadow {
+    /// The node.
+    pub node: NodeName,
+    /// The process, as that node sees it.
+    pub host_pid: u32,
 }
 
 impl Entry {
@@ -78,8 +87,8 @@ pub struct Commit {
     pub node: NodeName,
     /// The process there.
     pub host_pid: u32,
-    /// Where the shadow stays.
-    pub shadow: Option<NodeName>,
+    /// The shadow, from now on.
+    pub shadow: Option<Shadow>,
 }
 
 /// What can be asked of the directory.
@@ -267,7 +276,15 @@ impl Directory {
     }
 
     fn commit(&mut self, port: PortId, commit: Commit) -> Answer {
-        if commit.node.0.len() > limits::NAME_BYTES {
+        let names = [
+            Some(&commit.node),
+            commit.shadow.as_ref().map(|shadow| &shadow.node),
+        ];
+        if names
+            .iter()
+            .flatten()
+            .any(|name| name.0.len() > limits::NAME_BYTES)
+        {
             return Err(Refusal::TooLong);
         }
         let record = self.record(port)?;

@@ -27,6 +27,13 @@ fn entry(epoch: u64, node: &str) -> Entry {
     }
 }
 
+fn shadow() -> Shadow {
+    Shadow {
+        node: NodeName("a".into()),
+        host_pid: 77,
+    }
+}
+
 fn card(byte: u8) -> Card {
     Card {
         transport: TransportKind::Sim,
@@ -40,7 +47,7 @@ fn commit(id: u128, from: u64, node: &str) -> Request {
         from: Epoch(from),
         node: NodeName(node.into()),
         host_pid: 900,
-        shadow: Some(NodeName("a".into())),
+        shadow: Some(shadow()),
     };
     Request::Commit { port: PORT, commit }
 }
@@ -181,11 +188,7 @@ fn a_copy_left_behind_can_not_register() {
     };
     assert_eq!(ask(&mut directory, right), Reply::Done);
     let entry = found(&mut directory);
-    assert_eq!(
-        entry.shadow,
-        Some(NodeName("a".into())),
-        "the shadow stays known"
-    );
+    assert_eq!(entry.shadow, Some(shadow()), "the shadow stays known");
 }
 
 #[test]

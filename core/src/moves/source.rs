@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use super::watch::{Times, Watch};
 use super::{Asked, FromGuardian, MoveLimits, Phase, Trouble, refused};
-use crate::directory::{Commit, Refusal, Reply, Request};
+use crate::directory::{Commit, Refusal, Reply, Request, Shadow};
 use crate::ids::{Epoch, MoveId, NodeName, PortId};
 use crate::time::Time;
 
@@ -25,8 +27,8 @@ pub struct Plan {
     pub host_pid: u32,
     /// The destination.
     pub there: NodeName,
-    /// Where the rank's shadow is, if it has one already.
-    pub shadow: Option<NodeName>,
+    /// The rank's shadow, if it has one already.
+    pub shadow: Option<Shadow>,
 }
 
 /// What the original is told as it goes on.
@@ -72,7 +74,7 @@ pub enum SourceEffect {
 }
 
 /// How a move ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SourceEnd {
     /// The rank runs at the destination.
     Moved {
@@ -539,12 +541,16 @@ impl Source {
     fn ask_commit(&mut self) {
         self.asking = true;
         let plan = &self.plan;
+        let first = Shadow {
+            node: plan.here.clone(),
+            host_pid: plan.host_pid,
+        };
         let commit = Commit {
             move_id: plan.move_id,
             from: plan.from,
             node: plan.there.clone(),
             host_pid: self.confirmed.unwrap_or_default(),
-            shadow: Some(plan.shadow.clone().unwrap_or_else(|| plan.here.clone())),
+            shadow: Some(plan.shadow.clone().unwrap_or(first)),
         };
         self.effects.push_back(SourceEffect::Ask(Request::Commit {
             port: plan.port,

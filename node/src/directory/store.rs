@@ -1,0 +1,130 @@
+//! The directory's file: every change is on the disk before it is answered.
+
+use std::path::{Path, PathBuf};
+
+use meander::PortId;
+use meander_core::directory::{Change, Record};
+use redb::{Database, ReadableTable, TableDefinition};
+
+use crate::Error;
+
+const RECORDS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("records");
+
+/// The open file. Only one process at a time can have it open.
+pub struct Store {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Store {
+    /// Opens the file, or makes it.
+    pub fn open(path: &Path) -> Result<Store, Error> {
+        if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory)
+                .map_err(Error::io(format!("making {}", directory.display())))?;
+        }
+        let database = Database::create(path).map_err(broken(path))?;
+        let store = Store {
+            path: path.into(),
+            database,
+        };
+        // The table exists from the start, so that reading an empty one is no special case.
+        let write = store.database.begin_write().map_err(broken(path))?;
+        write.open_table(RECORDS).map_err(broken(path))?;
+        write.commit().map_err(broken(path))?;
+        Ok(store)
+    }
+
+    /// All records.
+    pub fn records(&self) -> Result<Vec<(PortId, Record)>, Error> {
+        let read = self.database.begin_read().map_err(broken(&self.path))?;
+        let table = read.open_table(RECORDS).map_err(broken(&self.path))?;
+        let mut records = Vec::new();
+        for row in table.iter().map_err(broken(&self.path))? {
+            let (port, bytes) = row.map_err(broken(&self.path))?;
+            let record = postcard::from_bytes(bytes.value()).map_err(broken(&self.path))?;
+            records.push((PortId(port.value()), record));
+        }
+        Ok(records)
+    }
+
+    /// Makes a change durable.
+    pub fn apply(&self, change: &Change) -> Result<(), Error> {
+        let write = self.database.begin_write().map_err(broken(&self.path))?;
+        {
+            let mut table = write.open_table(RECORDS).map_err(broken(&self.path))?;
+            match change {
+                Change::Put(port, record) => {
+                    let bytes = postcard::to_stdvec(record).map_err(broken(&self.path))?;
+                    table
+                        .insert(port.0, bytes.as_slice())
+                        .map_err(broken(&self.path))?;
+                }
+                Change::Forget(port) => {
+                    table.remove(port.0).map_err(broken(&self.path))?;
+                }
+            }
+        }
+        write.commit().map_err(broken(&self.path))
+    }
+}
+
+fn broken<E: std::fmt::Display>(path: &Path) -> impl Fn(E) -> Error {
+    move |error| Error::Store {
+        path: path.into(),
+        why: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use meander_core::directory::{Directory, Entry, Identity, Reply, Request};
+    use meander_core::{Epoch, JobId, Location};
+
+    use super::*;
+
+    #[test]
+    fn what_was_answered_is_there_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state/directory.redb");
+        let port = PortId(5);
+        let identity = Identity {
+            job: JobId("j".into()),
+            rank: 0,
+            size: 1,
+            program: "p".into(),
+        };
+        let entry = Entry {
+            identity,
+            epoch: Epoch(2),
+            location: Location::default(),
+            uid: 3,
+            pid: 4,
+            host_pid: 5,
+            shadow: None,
+        };
+        let mut first = Directory::default();
+        {
+            let store = Store::open(&path).unwrap();
+            assert!(Store::open(&path).is_err(), "opened twice");
+            let request = Request::Register {
+                port,
+                entry: entry.clone(),
+            };
+            let (_, change) = first.handle(request);
+            store.apply(&change.unwrap()).unwrap();
+        }
+        let store = Store::open(&path).unwrap();
+        let mut second = Directory::from_records(store.records().unwrap());
+        assert_eq!(
+            second.handle(Request::Lookup { port }).0,
+            Reply::Found(Some(entry))
+        );
+        let (_, change) = second.handle(Request::Remove {
+            port,
+            epoch: Epoch(2),
+        });
+        store.apply(&change.unwrap()).unwrap();
+        assert!(store.records().unwrap().is_empty());
+    }
+}
