@@ -10,14 +10,15 @@ use meander_core::directory::{Directory, Reply, Request};
 use super::store::Store;
 use crate::Error;
 use crate::cluster::Cluster;
+use crate::keyfile;
 use crate::net::secure::{self, Secure};
 
-/// Where the directory's file is: in `$MEANDER_STATE_DIR`, or in `/var/lib/meander`.
-pub fn default_store() -> PathBuf {
-    let directory = std::env::var_os("MEANDER_STATE_DIR");
-    directory
-        .map_or_else(|| "/var/lib/meander".into(), PathBuf::from)
-        .join("directory.redb")
+/// Where the directory's file is: in `$MEANDER_STATE_DIR`, or in `/var/lib/meander`. A cluster with
+/// another key is another cluster, and begins with an empty directory.
+pub fn default_store(key: &Key) -> PathBuf {
+    let directory = std::env::var_os("MEANDER_STATE_DIR")
+        .map_or_else(|| "/var/lib/meander".into(), PathBuf::from);
+    directory.join(format!("directory-{}.redb", keyfile::fingerprint(key)))
 }
 
 /// Serves until the listener fails, or a change can't be made durable.
