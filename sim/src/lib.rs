@@ -5,9 +5,12 @@
 //! moves, then heals it and demands that everything arrives.
 
 mod checker;
+pub mod conformance;
 mod host;
 mod network;
+mod transport;
 mod world;
 
 pub use checker::Fault;
+pub use transport::{Ether, SimTransport};
 pub use world::{Plan, Report, World, run};
