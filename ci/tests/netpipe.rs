@@ -39,13 +39,13 @@ fn move_about(scenario: &Scenario, mut running: Running) -> Result<Ended> {
 #[test]
 fn integrity_mode() -> Result<()> {
     let scenario = Scenario::start("n-integrity")?;
-    let ended = move_about(&scenario, start(&scenario, &["-i", "-u", "1000000"])?)?;
+    let ended = move_about(&scenario, start(&scenario, &["-i", "-u", "8000000"])?)?;
     let text = ended.stdout() + &ended.stderr();
     let checked = text
         .lines()
         .filter(|line| line.contains("Integrity check passed"))
         .count();
-    ensure!(checked > 50, "{checked} sizes checked:\n{text}");
+    ensure!(checked > 35, "{checked} sizes checked:\n{text}");
     ensure!(!text.contains("failed"), "{text}");
     Ok(())
 }
@@ -53,7 +53,7 @@ fn integrity_mode() -> Result<()> {
 #[test]
 fn timing_mode() -> Result<()> {
     let scenario = Scenario::start("n-timing")?;
-    let ended = move_about(&scenario, start(&scenario, &["-u", "1000000"])?)?;
+    let ended = move_about(&scenario, start(&scenario, &["-u", "200000"])?)?;
     let text = ended.stdout() + &ended.stderr();
     let measured = text.lines().filter(|line| line.contains("Mbps")).count();
     ensure!(measured > 50, "{measured} sizes measured:\n{text}");
