@@ -93,7 +93,7 @@ impl Incoming {
     ) -> Result<(usize, usize), Errno> {
         if let Expect::Into { slice, done, .. } = &mut self.expect {
             // All that was in the buffer has gone to the place already.
-            let place = &mut sink.write(*slice)[*done..];
+            let place = place(sink, *slice)?.split_at_mut(*done).1;
             let (missing, ahead) = (place.len(), limits::READ_AHEAD_BYTES);
             let mut parts = [
                 IoSliceMut::new(place),
@@ -182,7 +182,11 @@ impl Incoming {
                 slice,
                 done,
             } => {
-                let place = &mut sink.write(*slice)[*done..];
+                let fault = |errno: Errno| LinkError::Io {
+                    operation: "receive into its place",
+                    source: errno.into(),
+                };
+                let place = place(sink, *slice).map_err(fault)?.split_at_mut(*done).1;
                 let count = place.len().min(arrived.len());
                 place[..count].copy_from_slice(&arrived[..count]);
                 let complete = count == place.len();
@@ -195,5 +199,16 @@ impl Incoming {
                 Ok(complete)
             }
         }
+    }
+}
+
+/// The place of a body; one that is not as long as was said is a fault of this side, and breaks the
+/// link rather than the process.
+fn place<S: FrameSink>(sink: &mut S, slice: Slice) -> Result<&mut [u8], Errno> {
+    let place = sink.write(slice);
+    if place.len() as u64 == slice.len {
+        Ok(place)
+    } else {
+        Err(Errno::FAULT)
     }
 }

@@ -57,7 +57,7 @@ impl Link {
 
     /// Makes both ends see the link break, as a cut cable would.
     pub(crate) fn cut(&self) {
-        let _ = shutdown(&self.socket, Shutdown::Both);
+        end(&self.socket);
     }
 
     /// Before the socket is closed: what was read by nobody would turn the close into a reset,
@@ -71,6 +71,17 @@ impl Link {
             }
         }
     }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        end(&self.socket);
+    }
+}
+
+/// Ends a connection, or listening, even while a forked child still holds the descriptor.
+pub(crate) fn end(socket: &OwnedFd) {
+    let _ = shutdown(socket, Shutdown::Both);
 }
 
 impl AsFd for Link {

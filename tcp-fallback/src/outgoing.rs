@@ -21,8 +21,8 @@ pub(crate) struct Outgoing {
     bytes: usize,
     /// Bytes of the first frame that have been sent.
     sent: usize,
-    /// A frame was refused, and nobody has been told yet that there is room again.
-    refused: bool,
+    /// It was full, and nobody has been told yet that there is room again.
+    was_full: bool,
 }
 
 struct Queued {
@@ -34,7 +34,6 @@ impl Outgoing {
     /// Takes a frame, unless too much is waiting.
     pub(crate) fn push(&mut self, frame: Frame) -> Result<(), SendError> {
         if !self.has_room() {
-            self.refused = true;
             return Err(SendError::Full);
         }
         let mut prefix = ArrayVec::from_iter(frame.header.to_bytes());
@@ -44,6 +43,7 @@ impl Outgoing {
             prefix,
             body: frame.body,
         });
+        self.was_full |= !self.has_room();
         Ok(())
     }
 
@@ -55,11 +55,11 @@ impl Outgoing {
         self.frames.is_empty()
     }
 
-    /// Whether to report now that a link which refused a frame has room again.
+    /// Whether to report now that a link which was full has room again.
     pub(crate) fn has_room_again(&mut self) -> bool {
         let room = self.frames.len() <= limits::SEND_QUEUE_FRAMES / 2
             && self.bytes <= limits::SEND_QUEUE_BYTES / 2;
-        room && std::mem::take(&mut self.refused)
+        room && std::mem::take(&mut self.was_full)
     }
 
     /// Writes until all is sent or the socket takes no more. Returns whether all is sent.

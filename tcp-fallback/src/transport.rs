@@ -16,7 +16,7 @@ use slotmap::{Key, KeyData, SlotMap, new_key_type};
 
 use crate::address::{self, BindError};
 use crate::incoming::Read;
-use crate::link::{Link, State};
+use crate::link::{self, Link, State};
 use crate::{limits, socket};
 
 new_key_type! {
@@ -394,6 +394,12 @@ impl Transport for TcpTransport {
             }
         }
         Ok(true)
+    }
+}
+
+impl Drop for TcpTransport {
+    fn drop(&mut self) {
+        self.listeners.iter().for_each(link::end);
     }
 }
 
