@@ -260,6 +260,14 @@ impl Port {
         self.lasting.peers.get(&peer).map(|peer| &peer.contact)
     }
 
+    /// Whether a link to the peer is up now: else it may be moving, or a cable may be cut.
+    pub fn is_linked(&self, peer: PortId) -> bool {
+        self.lasting
+            .peers
+            .get(&peer)
+            .is_some_and(|peer| peer.link.is_some())
+    }
+
     /// The peer is dead for certain.
     pub fn declare_dead(&mut self, peer: PortId) {
         if self.lasting.peers.contains_key(&peer) {
