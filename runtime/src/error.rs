@@ -3,6 +3,7 @@
 use std::io;
 
 use meander_core::PortId;
+use meander_core::port::PortError;
 
 /// Why a call on a port or stream failed.
 ///
@@ -28,6 +29,15 @@ pub enum Error {
         /// The call.
         operation: &'static str,
     },
+    /// Nobody has said where this port is: [`crate::Port::add_peer`] does.
+    #[error("no contact of port {0} is known")]
+    UnknownPeer(PortId),
+    /// The port could not listen.
+    #[error(transparent)]
+    Listen(meander_tcp::BindError),
+    /// Too many streams are open between two ports.
+    #[error("no more streams with port {0} can be opened")]
+    TooManyStreams(PortId),
     /// Time ran out while the peer was in reach.
     #[error("{operation}: time ran out")]
     TimedOut {
@@ -57,6 +67,12 @@ pub enum Error {
         /// The limit, in bytes.
         max: u64,
     },
+    /// The application header of a message is too long.
+    #[error("an application header of {len} bytes; 64 is the most")]
+    LongHeader {
+        /// Its bytes.
+        len: usize,
+    },
     /// A message call on a byte stream, or the reverse.
     #[error("{operation} is not for this kind of stream")]
     WrongKind {
@@ -66,6 +82,13 @@ pub enum Error {
     /// The port was suspended as a value; its streams are where that value is attached.
     #[error("the port is suspended: its streams continue where its value is attached")]
     Suspended,
+    /// [`crate::Port::attach_in_place`] or [`crate::Port::resume_in_place`] of a port that is on the
+    /// fabric.
+    #[error("the port is not suspended")]
+    NotSuspended,
+    /// The epoch of [`crate::Port::attach_in_place`] is not higher than the port's own.
+    #[error("a port can't be attached with the old epoch {0}")]
+    StaleEpoch(meander_core::Epoch),
     /// The process is a fork of the one that opened the port.
     #[error("the port belongs to the parent process; open one in the child")]
     Forked,
@@ -83,4 +106,21 @@ pub enum Error {
         /// The operating system's reason.
         source: io::Error,
     },
+}
+
+impl From<PortError> for Error {
+    fn from(error: PortError) -> Error {
+        match error {
+            PortError::UnknownPeer(peer) => Error::UnknownPeer(peer),
+            PortError::Dead { peer, cause } => Error::PeerDead {
+                peer,
+                why: cause.to_string(),
+            },
+            PortError::TooManyStreams => Error::TooManyStreams(PortId(0)),
+            PortError::UnknownStream(_)
+            | PortError::Rejected
+            | PortError::Finished
+            | PortError::NotAnnounced(_) => Error::Finished,
+        }
+    }
 }

@@ -2,16 +2,9 @@
 
 use std::ops::Deref;
 
-use meander_core::{PortId, Seq, StreamId};
-
 /// Names a stream of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamKey {
-    /// The port at the other end.
-    pub peer: PortId,
-    /// The stream, among those with this peer.
-    pub stream: StreamId,
-}
+pub use meander_core::port::StreamAt as StreamKey;
+use meander_core::{PortId, Seq, StreamId};
 
 /// Names a message of which only the envelope has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -17,11 +17,16 @@
 //! memory as [`Source`]s and [`Sink`]s.
 #![forbid(unsafe_code)]
 
+mod background;
 mod config;
 pub mod control;
+mod driver;
+mod engine;
 mod error;
 mod handler;
+mod moving;
 mod port;
+mod shared;
 mod stream;
 
 pub use config::{Config, TcpConfig};
@@ -29,6 +34,8 @@ pub use error::Error;
 pub use handler::{
     EventHandler, MessageKey, Outgoing, Payload, Posted, SendId, SendMode, Sink, Source, StreamKey,
 };
-pub use meander_core::{Contact, Epoch, JobId, Key, Limits, Location, NodeName, PortId, StreamId};
+pub use meander_core::{
+    Contact, Epoch, JobId, Key, Limits, Location, NodeName, PortId, Seq, StreamId, StreamKind,
+};
 pub use port::Port;
 pub use stream::Stream;

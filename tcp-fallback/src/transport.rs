@@ -1,6 +1,7 @@
 //! The transport of one port: listeners, links, readiness.
 
 use std::collections::VecDeque;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -37,7 +38,6 @@ pub struct TcpTransport {
     /// The link that last had something to read; it is tried without asking the system first.
     busy: Option<LinkKey>,
     polls: u32,
-    ready: Vec<epoll::Event>,
 }
 
 /// Readiness taken from the system at once.
@@ -71,7 +71,6 @@ impl TcpTransport {
             happened: VecDeque::new(),
             busy: None,
             polls: 0,
-            ready: Vec::with_capacity(READY_EVENTS),
         })
     }
 
@@ -142,12 +141,13 @@ impl TcpTransport {
             tv_sec: wait.as_secs() as i64,
             tv_nsec: wait.subsec_nanos().into(),
         };
-        let mut ready = std::mem::take(&mut self.ready);
-        ready.clear();
-        let spare = rustix::buffer::spare_capacity(&mut ready);
+        let mut ready = [const { MaybeUninit::uninit() }; READY_EVENTS];
         // An interrupted wait is one that found nothing; nothing else can fail here.
-        let _ = epoll::wait(&*self.epoll, spare, Some(&timeout));
-        for event in &ready {
+        let ready = match epoll::wait(&*self.epoll, &mut ready[..], Some(&timeout)) {
+            Ok((ready, _)) => &*ready,
+            Err(_) => &[],
+        };
+        for event in ready {
             let data = event.data.u64();
             if data >> 32 == 0 {
                 self.accept_all(data as usize);
@@ -155,7 +155,6 @@ impl TcpTransport {
                 self.note_ready(KeyData::from_ffi(data).into(), event.flags);
             }
         }
-        self.ready = ready;
     }
 
     fn accept_all(&mut self, number: usize) {

@@ -1,0 +1,417 @@
+//! The driver of the protocol: what happened goes in, what is to be done comes out and is done.
+//!
+//! An [`Engine`] is the port's state under its lock. It never blocks; [`crate::shared`] waits.
+
+pub(crate) mod buffers;
+pub(crate) mod ends;
+mod fetch;
+pub(crate) mod inbox;
+mod receive;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use meander_core::port::{self, Effect, Message, PortError};
+use meander_core::transport::{LinkError, LinkEvent, Slice, Transport};
+use meander_core::wire::{AppHeader, Violation};
+use meander_core::{BufferId, Epoch, LinkId, Location, NodeName, PortId, Time, TransportKind};
+use meander_tcp::TcpTransport;
+
+use crate::Error;
+use crate::handler::{SendId, StreamKey};
+use buffers::{Buffer, Buffers, Retained};
+use ends::Ends;
+use fetch::Fetcher;
+use inbox::Inbox;
+use receive::Receiver;
+
+/// Everything of a port that its lock guards.
+pub(crate) struct Engine {
+    pub core: port::Port,
+    pub buffers: Buffers,
+    pub inbox: Inbox,
+    pub ends: Ends,
+    /// A thread is handing the inbox to a handler.
+    pub delivering: bool,
+    /// Peers whose place the directory is to be asked for.
+    pub lookups: BTreeSet<PortId>,
+    /// Peers that are dead, and how that is known.
+    pub dead: HashMap<PortId, String>,
+    /// Peers that answered and did not prove the key.
+    pub unproved: BTreeSet<PortId>,
+    pub node: NodeName,
+    pub message_bytes_max: u64,
+    bind: Vec<IpAddr>,
+    transport: Option<TcpTransport>,
+    /// Whom we dialled with links that have not broken yet.
+    dialled: HashMap<LinkId, PortId>,
+    next_send: u64,
+    clock: Clock,
+    /// When to look at the protocol's deadlines again, at the latest.
+    deadlines_at: Time,
+    /// Kept for its memory.
+    happened: Vec<LinkEvent>,
+}
+
+/// Time between two looks at the protocol's deadlines while the port is busy; they are all longer.
+const DEADLINES_EVERY: Duration = Duration::from_millis(1);
+
+/// The port's monotonic clock.
+struct Clock(Instant);
+
+impl Clock {
+    fn now(&self) -> Time {
+        Time(self.0.elapsed().as_nanos() as u64)
+    }
+}
+
+/// What is not protocol in an engine: fixed by the configuration.
+pub(crate) struct Settings {
+    pub node: NodeName,
+    pub bind: Vec<IpAddr>,
+    pub message_bytes_max: u64,
+}
+
+impl Engine {
+    /// An engine that is not on the fabric yet.
+    pub fn new(core: port::Port, settings: Settings) -> Engine {
+        Engine {
+            core,
+            buffers: Buffers::default(),
+            inbox: Inbox::default(),
+            ends: Ends::default(),
+            delivering: false,
+            lookups: BTreeSet::new(),
+            dead: HashMap::new(),
+            unproved: BTreeSet::new(),
+            node: settings.node,
+            message_bytes_max: settings.message_bytes_max,
+            bind: settings.bind,
+            transport: None,
+            dialled: HashMap::new(),
+            next_send: 0,
+            clock: Clock(Instant::now()),
+            deadlines_at: Time(0),
+            happened: Vec::new(),
+        }
+    }
+
+    pub fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Listens, and puts the port on the fabric.
+    pub fn attach(&mut self, epoch: Epoch) -> Result<(), Error> {
+        let transport = TcpTransport::open(&self.bind).map_err(Error::Listen)?;
+        let location = Location {
+            node: self.node.clone(),
+            cards: vec![transport.card()],
+        };
+        self.transport = Some(transport);
+        self.core.attach(self.clock.now(), epoch, location);
+        self.drive();
+        Ok(())
+    }
+
+    /// Takes the port off the fabric: afterwards no socket of it is open.
+    pub fn suspend(&mut self) {
+        self.core.suspend();
+        self.carry_out();
+        self.transport = None;
+        self.dialled.clear();
+        self.happened.clear();
+    }
+
+    pub fn transport(&self) -> Option<&TcpTransport> {
+        self.transport.as_ref()
+    }
+
+    /// Breaks every link, as a cut cable would.
+    pub fn cut_links(&mut self) {
+        if let Some(transport) = &mut self.transport {
+            transport.cut();
+        }
+    }
+
+    /// Does all that can be done now. Returns whether anything happened that a thread may be
+    /// waiting for.
+    pub fn drive(&mut self) -> bool {
+        let Some(transport) = &mut self.transport else {
+            return false;
+        };
+        let mut happened = std::mem::take(&mut self.happened);
+        transport.poll(Duration::ZERO, &mut happened);
+        let now = self.clock.now();
+        let mut news = false;
+        for event in happened.drain(..) {
+            news |= self.handle(now, event);
+        }
+        self.happened = happened;
+        if now >= self.deadlines_at {
+            if self.core.poll_timeout().is_some_and(|due| due <= now) {
+                self.core.handle_timeout(now);
+            }
+            self.deadlines_at = now + DEADLINES_EVERY;
+        }
+        self.settle() || news
+    }
+
+    /// Carries out what the protocol wants, after a call on it. Returns as `drive`.
+    pub fn settle(&mut self) -> bool {
+        let news = self.carry_out();
+        while let Some(link) = self.core.poll_ready() {
+            self.transmit(link);
+        }
+        news
+    }
+
+    /// How long a thread may sleep on the transport's readiness; `None` if it may not sleep.
+    pub fn may_sleep(&mut self) -> Option<Duration> {
+        let transport = self.transport.as_ref()?;
+        if !transport.is_idle() {
+            return None;
+        }
+        let now = self.clock.now();
+        let dialling = transport
+            .next_timeout()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        let protocol = self.core.poll_timeout().map(|due| due.since(now));
+        let until = dialling
+            .into_iter()
+            .chain(protocol)
+            .min()
+            .unwrap_or(LONGEST_SLEEP);
+        // The next look at the deadlines must not be put off when we come back for one.
+        self.deadlines_at = now;
+        (!until.is_zero()).then_some(until)
+    }
+
+    fn handle(&mut self, now: Time, event: LinkEvent) -> bool {
+        match event {
+            LinkEvent::Connected(link) => self.core.connected(link),
+            LinkEvent::Accepted(link) => self.core.accepted(now, link),
+            LinkEvent::Writable(link) => self.transmit(link),
+            LinkEvent::Readable(link) => return self.receive(now, link),
+            LinkEvent::Broken(link, error) => self.broken(now, link, &error),
+        }
+        false
+    }
+
+    fn receive(&mut self, now: Time, link: LinkId) -> bool {
+        let Some(transport) = &mut self.transport else {
+            return false;
+        };
+        let mut receiver = Receiver {
+            core: &mut self.core,
+            buffers: &mut self.buffers,
+            inbox: &mut self.inbox,
+            ends: &mut self.ends,
+            now,
+            message_bytes_max: self.message_bytes_max,
+            news: false,
+        };
+        let received = transport.receive(link, &mut receiver);
+        let news = receiver.news;
+        if let Err(error) = received {
+            transport.close(link);
+            self.broken(now, link, &error);
+        }
+        // Before any other link is read: fences come first.
+        self.carry_out() || news
+    }
+
+    fn broken(&mut self, now: Time, link: LinkId, error: &LinkError) {
+        tracing::debug!(?link, "link broken: {error}");
+        if let Some(peer) = self.dialled.remove(&link)
+            && matches!(error, LinkError::Protocol(Violation::Proof))
+        {
+            tracing::warn!(%peer, "the peer, or whoever answers in its place, has another key");
+            self.unproved.insert(peer);
+        }
+        self.core.broken(now, link);
+    }
+
+    fn transmit(&mut self, link: LinkId) {
+        let Some(transport) = &mut self.transport else {
+            return;
+        };
+        loop {
+            let mut more = false;
+            while transport.has_room(link) {
+                let Some(frame) = self.core.poll_transmit(link) else {
+                    more = false;
+                    break;
+                };
+                more = true;
+                // A link that breaks here says so at the next poll, and the frame is replayed.
+                let _ = transport.send(link, frame, &self.buffers);
+            }
+            transport.flush(link, &self.buffers);
+            // Without room, `Writable` brings us back.
+            if !more || !transport.has_room(link) {
+                return;
+            }
+        }
+    }
+
+    fn carry_out(&mut self) -> bool {
+        let mut news = false;
+        while let Some(effect) = self.core.poll_effect() {
+            news |= self.carry_out_one(effect);
+        }
+        news
+    }
+
+    fn carry_out_one(&mut self, effect: Effect) -> bool {
+        match effect {
+            Effect::Dial { peer, cards } => self.dial(peer, &cards),
+            Effect::Close(link) => {
+                self.dialled.remove(&link);
+                if let Some(transport) = &mut self.transport {
+                    transport.close(link);
+                }
+            }
+            Effect::Ask(peer) => {
+                self.lookups.insert(peer);
+            }
+            Effect::Sent { buffer } => return self.sent(buffer),
+            Effect::Lost { buffer } => {
+                self.buffers.remove(buffer);
+                return true;
+            }
+            Effect::Connected(peer) => {
+                self.lookups.remove(&peer);
+                self.unproved.remove(&peer);
+                return true;
+            }
+            Effect::Dead { peer, cause } => {
+                self.bury(peer, cause.to_string());
+                return true;
+            }
+        }
+        false
+    }
+
+    fn dial(&mut self, peer: PortId, cards: &[meander_core::Card]) {
+        let now = self.clock.now();
+        let Some(transport) = &mut self.transport else {
+            return;
+        };
+        let card = cards
+            .iter()
+            .find(|card| card.transport == TransportKind::Tcp);
+        match card
+            .ok_or(LinkError::BadCard)
+            .and_then(|card| transport.dial(card))
+        {
+            Ok(link) => {
+                self.dialled.insert(link, peer);
+                self.core.dialled(now, peer, link);
+            }
+            Err(error) => {
+                tracing::debug!(%peer, "can't dial: {error}");
+                self.core.dial_failed(now, peer);
+            }
+        }
+    }
+
+    /// A buffer's memory is free again. Returns whether somebody waits for that.
+    fn sent(&mut self, buffer: BufferId) -> bool {
+        match self.buffers.remove(buffer) {
+            Some(Buffer::Retained(Retained { bytes, at, notify })) => {
+                let end = self.ends.ends.get_mut(&at);
+                let waited =
+                    end.is_some() || notify.is_some() || self.buffers.retained_bytes() == 0;
+                if let Some(end) = end {
+                    end.unacknowledged -= bytes.len() as u64;
+                }
+                if let Some(id) = notify {
+                    self.inbox.sent(id, None);
+                }
+                self.buffers.recycle(bytes);
+                waited
+            }
+            Some(Buffer::Lent { source, id }) => {
+                self.inbox.sent(id, Some(source));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn bury(&mut self, peer: PortId, why: String) {
+        let of_peer = self
+            .ends
+            .ends
+            .iter_mut()
+            .filter(|(key, _)| key.peer == peer);
+        of_peer.for_each(|(_, end)| end.truncate());
+        self.dead.insert(peer, why.clone());
+        self.inbox.dead(peer, why);
+    }
+
+    /// Hands a message to the protocol; its body is in `buffer`.
+    pub fn send(
+        &mut self,
+        to: StreamKey,
+        app: AppHeader,
+        body: Option<(BufferId, u64)>,
+        synchronous: bool,
+    ) -> Result<(), PortError> {
+        let body = body.map(|(buffer, len)| Slice {
+            buffer,
+            offset: 0,
+            len,
+        });
+        let message = Message {
+            app,
+            body,
+            synchronous,
+        };
+        let now = self.clock.now();
+        match self.core.send(now, to, message.clone()) {
+            Err(PortError::UnknownStream(_)) if to.stream.is_fixed() => {
+                self.open_fixed(to)?;
+                self.core.send(now, to, message).map(|_| ())
+            }
+            sent => sent.map(|_| ()),
+        }
+    }
+
+    pub fn open_fixed(&mut self, at: StreamKey) -> Result<(), PortError> {
+        self.core
+            .open_fixed(at.peer, fixed_number(at.stream))
+            .map(|_| ())
+    }
+
+    pub fn next_send_id(&mut self) -> SendId {
+        self.next_send += 1;
+        SendId(self.next_send)
+    }
+
+    /// Fetches what the end's reader needs (`wanted`), or may soon.
+    pub fn fetch(&mut self, at: StreamKey, wanted: bool) {
+        let mut fetcher = Fetcher {
+            core: &mut self.core,
+            buffers: &mut self.buffers,
+            now: self.clock.now(),
+            message_bytes_max: self.message_bytes_max,
+        };
+        if let Some(end) = self.ends.ends.get_mut(&at) {
+            fetcher.fetch(at, end, wanted);
+        }
+    }
+
+    /// The next send id, for a value; and taking it over from one.
+    pub fn next_send(&mut self) -> &mut u64 {
+        &mut self.next_send
+    }
+}
+
+/// Longest sleep where no deadline says otherwise.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+fn fixed_number(stream: meander_core::StreamId) -> u32 {
+    stream.0 & !meander_core::StreamId::fixed(0).0
+}

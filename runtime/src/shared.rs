@@ -1,0 +1,345 @@
+//! The port as its threads share it: the lock, the gate that a suspended port closes, and waiting.
+//!
+//! A thread that waits drives the port itself: it spins briefly, yields, then sleeps on the
+//! transport's readiness and on an eventfd with the lock released. Whoever brings news while
+//! others sleep writes the eventfd.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use meander_core::{Contact, Epoch, Limits, Location, PortId};
+
+use crate::Error;
+use crate::engine::Engine;
+
+/// What all handles of one port share with its background thread.
+pub(crate) struct Shared {
+    /// The process that opened the port.
+    pid: u32,
+    state: Mutex<State>,
+    /// Notified when the port is attached or gone.
+    gate: Condvar,
+    /// Notified when the background thread is to look again.
+    pub doze: Condvar,
+    id: PortId,
+    limits: Limits,
+    /// Written to end the sleep of every thread in [`Shared::sleep`].
+    waker: OwnedFd,
+    /// Counts the calls of the application, so that the background thread keeps out of their way.
+    activity: AtomicU64,
+    /// The background thread sleeps on the transport, as if there were no application.
+    pub watching: AtomicBool,
+    /// Counts the calls of [`Shared::wake`].
+    wakes: AtomicU64,
+    /// Time, in nanoseconds, that waiting threads spin for: short where it has not paid.
+    spin_ns: AtomicU64,
+}
+
+/// What the lock guards.
+pub(crate) struct State {
+    pub engine: Engine,
+    pub standing: Standing,
+    /// Threads in [`Shared::sleep`], the background thread too.
+    sleeping: u32,
+    /// Threads of the application that sleep: they do the background thread's work.
+    pub waiting: u32,
+    /// The background thread waits on `doze` without a time-out.
+    pub dozing: bool,
+}
+
+/// Whether the port is on the fabric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Attached,
+    /// In place: calls wait at the gate.
+    Suspended,
+    /// Closed, or a value now.
+    Gone,
+}
+
+pub(crate) type Guard<'a> = MutexGuard<'a, State>;
+
+/// Longest time a waiting thread spins, and the shortest it falls back to.
+const SPIN_MAX: Duration = Duration::from_micros(50);
+const SPIN_MIN: Duration = Duration::from_micros(2);
+/// How often it then gives the processor to another process before it sleeps.
+const YIELDS: u32 = 16;
+
+impl Shared {
+    pub fn new(engine: Engine) -> Result<Shared, Error> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let waker = eventfd(0, flags).map_err(|errno| Error::Io {
+            operation: "eventfd",
+            source: errno.into(),
+        })?;
+        let (id, limits) = (engine.core.id(), engine.core.limits().clone());
+        let standing = Standing::Suspended;
+        let state = State {
+            engine,
+            standing,
+            sleeping: 0,
+            waiting: 0,
+            dozing: false,
+        };
+        Ok(Shared {
+            pid: std::process::id(),
+            state: Mutex::new(state),
+            gate: Condvar::new(),
+            doze: Condvar::new(),
+            id,
+            limits,
+            waker,
+            activity: AtomicU64::new(0),
+            watching: AtomicBool::new(false),
+            wakes: AtomicU64::new(0),
+            spin_ns: AtomicU64::new(SPIN_MAX.as_nanos() as u64),
+        })
+    }
+
+    /// The lock, whatever the port's standing; for calls that move it or only look.
+    pub fn look(&self) -> Result<Guard<'_>, Error> {
+        // Before the lock: in a forked child its holder may not exist.
+        if self.is_forked() {
+            return Err(Error::Forked);
+        }
+        Ok(self.state.lock())
+    }
+
+    /// The lock of a port that is on the fabric; waits while it is suspended in place.
+    pub fn enter(&self) -> Result<Guard<'_>, Error> {
+        let mut state = self.look()?;
+        self.pass_gate(&mut state)?;
+        self.activity.fetch_add(1, Ordering::Relaxed);
+        if self.watching.load(Ordering::Relaxed) {
+            self.end_sleep(&state);
+        }
+        Ok(state)
+    }
+
+    pub fn id(&self) -> PortId {
+        self.id
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Where the port is. In a forked child, nowhere.
+    pub fn contact(&self) -> Contact {
+        let nowhere = || Contact {
+            port: self.id,
+            epoch: Epoch(0),
+            location: Location::default(),
+        };
+        self.look()
+            .map_or_else(|_| nowhere(), |state| state.engine.core.contact())
+    }
+
+    pub fn is_forked(&self) -> bool {
+        std::process::id() != self.pid
+    }
+
+    pub fn activity(&self) -> u64 {
+        self.activity.load(Ordering::Relaxed)
+    }
+
+    fn pass_gate(&self, state: &mut Guard<'_>) -> Result<(), Error> {
+        loop {
+            match state.standing {
+                Standing::Attached => return Ok(()),
+                Standing::Suspended => self.gate.wait(state),
+                Standing::Gone => return Err(Error::Suspended),
+            }
+        }
+    }
+
+    /// Changes the port's standing and lets everybody notice.
+    pub fn set_standing(&self, state: &mut Guard<'_>, standing: Standing) {
+        state.standing = standing;
+        self.gate.notify_all();
+        self.doze.notify_all();
+        self.end_sleep(state);
+    }
+
+    /// For the background thread: waits until the port is attached. Whether it is not gone.
+    pub fn wait_attached(&self, state: &mut Guard<'_>) -> bool {
+        self.pass_gate(state).is_ok()
+    }
+
+    /// Drives the port, and tells those who sleep if that brought news.
+    pub fn drive(&self, state: &mut Guard<'_>) -> bool {
+        let news = state.engine.drive();
+        self.tell(state, news);
+        news
+    }
+
+    /// As [`Shared::drive`], but only carries out what a call on the protocol has brought about.
+    pub fn settle(&self, state: &mut Guard<'_>) {
+        let news = state.engine.settle();
+        self.tell(state, news);
+    }
+
+    fn tell(&self, state: &Guard<'_>, news: bool) {
+        if news && state.sleeping > 0 {
+            self.end_sleep(state);
+        }
+    }
+
+    /// Ends every [`Shared::sleep`].
+    fn end_sleep(&self, state: &Guard<'_>) {
+        if state.sleeping > 0 {
+            // The counter can't overflow: a write that would block finds the eventfd readable.
+            let _ = rustix::io::write(&self.waker, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Makes every thread in [`Shared::wait_for`] with `wakeable` return.
+    pub fn wake(&self) {
+        self.wakes.fetch_add(1, Ordering::Relaxed);
+        if let Ok(state) = self.look() {
+            self.end_sleep(&state);
+        }
+    }
+
+    /// Drives the port until `done` gives something; `None` when the time is up, or, for a
+    /// `wakeable` wait, after [`Shared::wake`]. No time-out waits for ever.
+    pub fn wait_for<T>(
+        &self,
+        timeout: Option<Duration>,
+        wakeable: bool,
+        mut done: impl FnMut(&mut Guard<'_>) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let mut state = self.enter()?;
+        if let Some(found) = done(&mut state) {
+            self.settle(&mut state);
+            return Ok(Some(found));
+        }
+        let mut patience = Patience::new(self.spin_ns.load(Ordering::Relaxed));
+        let deadline = timeout.and_then(|timeout| patience.began.checked_add(timeout));
+        let wakes = self.wakes.load(Ordering::Relaxed);
+        loop {
+            self.drive(&mut state);
+            if let Some(found) = done(&mut state) {
+                self.settle(&mut state);
+                self.spin_ns.store(patience.lesson(), Ordering::Relaxed);
+                return Ok(Some(found));
+            }
+            self.settle(&mut state);
+            let now = Instant::now();
+            let woken = wakeable && self.wakes.load(Ordering::Relaxed) != wakes;
+            if woken || deadline.is_some_and(|deadline| deadline <= now) {
+                return Ok(None);
+            }
+            state = match patience.next(now) {
+                Next::Spin => {
+                    MutexGuard::unlocked(&mut state, std::hint::spin_loop);
+                    state
+                }
+                Next::Yield => {
+                    MutexGuard::unlocked(&mut state, rustix::thread::sched_yield);
+                    state
+                }
+                Next::Sleep => {
+                    let left = deadline.map(|deadline| deadline - now);
+                    state.waiting += 1;
+                    let mut state = self.sleep(state, left);
+                    state.waiting -= 1;
+                    if state.waiting == 0 && state.dozing {
+                        self.doze.notify_all();
+                    }
+                    state
+                }
+            };
+            self.pass_gate(&mut state)?;
+        }
+    }
+
+    /// Sleeps until something may have happened on the transport or to the port.
+    pub fn sleep<'a>(&'a self, mut state: Guard<'a>, timeout: Option<Duration>) -> Guard<'a> {
+        let Some(until) = state.engine.may_sleep() else {
+            return state;
+        };
+        let Some(readiness) = state.engine.transport().map(|it| it.readiness()) else {
+            return state;
+        };
+        if state.sleeping == 0 {
+            // Whatever was written was meant for those who have left since.
+            let _ = rustix::io::read(&self.waker, &mut [0; 8]);
+        }
+        state.sleeping += 1;
+        drop(state);
+        self.sleep_on(
+            readiness,
+            timeout.map_or(until, |timeout| timeout.min(until)),
+        );
+        let mut state = self.state.lock();
+        state.sleeping -= 1;
+        state
+    }
+
+    fn sleep_on(&self, readiness: Arc<OwnedFd>, timeout: Duration) {
+        let mut on = [
+            PollFd::from_borrowed_fd(readiness.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.waker.as_fd(), PollFlags::IN),
+        ];
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        // It fails only for a signal or for want of memory: either way the caller looks again.
+        let _ = poll(&mut on, Some(&timeout));
+    }
+}
+
+/// How a thread spends its waiting.
+struct Patience {
+    began: Instant,
+    spin: Duration,
+    yields: u32,
+    slept: bool,
+}
+
+enum Next {
+    Spin,
+    Yield,
+    Sleep,
+}
+
+impl Patience {
+    fn new(spin_ns: u64) -> Patience {
+        let spin = Duration::from_nanos(spin_ns);
+        Patience {
+            began: Instant::now(),
+            spin,
+            yields: 0,
+            slept: false,
+        }
+    }
+
+    fn next(&mut self, now: Instant) -> Next {
+        if now - self.began < self.spin {
+            return Next::Spin;
+        }
+        if self.yields < YIELDS {
+            self.yields += 1;
+            return Next::Yield;
+        }
+        self.slept = true;
+        Next::Sleep
+    }
+
+    /// How long to spin next time, in nanoseconds: less after it came to sleeping, more after not.
+    fn lesson(&self) -> u64 {
+        let next = if self.slept {
+            self.spin / 2
+        } else {
+            self.spin * 2
+        };
+        next.clamp(SPIN_MIN, SPIN_MAX).as_nanos() as u64
+    }
+}
