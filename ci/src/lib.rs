@@ -22,6 +22,7 @@ pub mod lab;
 pub mod meander;
 pub mod mpirun;
 pub mod node;
+pub mod pause;
 pub mod scenario;
 pub mod state;
 pub mod teardown;

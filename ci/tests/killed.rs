@@ -1,68 +1,69 @@
-//! An agent is killed with SIGKILL at each phase of a move. The rank is lost by nobody and doubled
+//! An agent is killed with SIGKILL at each point of a move. The rank is lost by nobody and doubled
 //! by nobody: it goes on at its old place or at its new one, without anyone starting an agent again.
 
 use anyhow::{Context, Result, ensure};
+use meander_lab::pause::Point;
 use meander_lab::scenario::{PATIENCE, Scenario};
-use meander_lab::state::wait_until;
 use rustix::process::Signal;
 
-/// The phases as `meander migrate` names them.
-const PHASES: [&str; 8] = [
-    "check", "suspend", "freeze", "copy", "confirm", "commit", "attach", "shadow",
-];
-/// Makes every phase last this long after it was announced.
-const SLOW: (&str, &str) = ("MEANDER_SLOW_PHASES_MS", "250");
+/// Where rank 2 starts, and where it is sent.
+const SOURCE: &str = "b";
+const DESTINATION: &str = "c";
 
-fn killed_at(phase: &str, victim: &str) -> Result<()> {
+fn killed_at(point: Point, victim: &str) -> Result<()> {
     let scenario = Scenario::without_agents("k-agent")?;
     let lab = &scenario.lab;
-    for node in meander_lab::scenario::NODES {
-        lab.start_agent(node, &[], &[SLOW])?;
-    }
+    lab.start_agents_pausing_at(point)?;
     let job = scenario.steady(4).with(&["--pause-us", "500"]).start()?;
-    let mut migrating = job.start_move(2, "c")?;
-    wait_until(&format!("phase {phase}"), PATIENCE, || {
-        (migrating.text().contains(phase) || migrating.ended()).then_some(())
-    })?;
-    ensure!(
-        migrating.text().contains(phase),
-        "no phase {phase}:\n{}",
-        migrating.text()
-    );
+    let migrating = job.start_move(2, DESTINATION)?;
+    let paused = lab.wait_for_pause(point.node(SOURCE, DESTINATION), point)?;
     lab.stop_agent(victim, Signal::KILL)?;
+    paused.go_on()?;
     // The command may have lost its agent, and says so, or may see the move through.
-    migrating.wait(PATIENCE)?;
-    job.expect_progress().context("with the agent dead")?;
+    let migration = migrating.wait(PATIENCE)?;
+    job.expect_progress()
+        .with_context(|| format!("with the agent dead; {}", migration.text))?;
+
+    // Whatever became of the move, the cluster agrees on it, and the rank can be moved again.
     lab.start_agent(victim, &[], &[])?;
     let place = lab
         .wait_for_ranks(4, PATIENCE)?
         .into_iter()
         .find(|place| place.rank == 2);
     let node = place.context("rank 2 is not listed")?.node;
-    ensure!(node == "b" || node == "c", "rank 2 is on {node}");
-    job.moves(2, if node == "c" { "b" } else { "c" })?;
+    ensure!(node == SOURCE || node == DESTINATION, "rank 2 is on {node}");
+    for node in meander_lab::scenario::NODES
+        .iter()
+        .filter(|node| **node != victim)
+    {
+        lab.stop_agent(node, Signal::KILL)?;
+        lab.start_agent(node, &[], &[])?;
+    }
+    lab.wait_for_ranks(4, PATIENCE)?;
+    job.moves(2, if node == SOURCE { DESTINATION } else { SOURCE })?;
     job.finish()?;
+    Ok(())
+}
+
+fn killed_at_each(points: &[Point], victim: &str) -> Result<()> {
+    for &point in points {
+        killed_at(point, victim)
+            .with_context(|| format!("agent of {victim} killed at {point:?}"))?;
+    }
     Ok(())
 }
 
 #[test]
 fn the_source_agent() -> Result<()> {
-    PHASES
-        .iter()
-        .try_for_each(|phase| killed_at(phase, "b").with_context(|| format!("at {phase}")))
+    killed_at_each(&Point::ALL, SOURCE)
 }
 
 #[test]
 fn the_destination_agent() -> Result<()> {
-    PHASES
-        .iter()
-        .try_for_each(|phase| killed_at(phase, "c").with_context(|| format!("at {phase}")))
+    killed_at_each(&Point::ALL, DESTINATION)
 }
 
 #[test]
 fn the_agent_of_the_directorys_node() -> Result<()> {
-    let phases = ["freeze", "copy", "commit"];
-    phases
-        .iter()
-        .try_for_each(|phase| killed_at(phase, "a").with_context(|| format!("at {phase}")))
+    killed_at_each(&[Point::Source("copy"), Point::Source("commit")], "a")
 }
