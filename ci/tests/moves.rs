@@ -107,28 +107,3 @@ fn heat2d_moved_gives_the_native_checksum() -> Result<()> {
     );
     Ok(())
 }
-
-#[test]
-fn a_rank_that_exits_during_its_own_move_ends_as_it_would() -> Result<()> {
-    let scenario = Scenario::start("m-exit")?;
-    // The file is made when the move has just begun, or a little later, so that the exit falls into each part of it.
-    for delay_ms in [0, 30, 80, 150] {
-        let _ = std::fs::remove_file(scenario.file("stop.now"));
-        let job = scenario
-            .steady(2)
-            .with(&["--who", "1", "--end", "last", "--pause-us", "200"])
-            .start()?;
-        let migrating = job.start_move(1, "c")?;
-        std::thread::sleep(Duration::from_millis(delay_ms));
-        std::fs::write(scenario.file("stop.now"), "")?;
-        migrating.wait(PATIENCE)?;
-        let ended = job.running.wait(PATIENCE)?;
-        ensure!(
-            ended.code() == 3,
-            "delay {delay_ms}: exit code {}\n{}",
-            ended.code(),
-            ended.stderr()
-        );
-    }
-    Ok(())
-}
