@@ -7,6 +7,7 @@ mod layer;
 mod process;
 mod test;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use process::{Failure, artifact};
@@ -42,8 +43,8 @@ const SOAK_MINUTES_DEFAULT: u64 = 60;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    process::enter_source_root();
-    match run(&words) {
+    let here = process::enter_source_root();
+    match run(&words, &here) {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("xtask: {failure}");
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(words: &[&str]) -> Result<ExitCode, Failure> {
+fn run(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
     match words {
         [] | ["help" | "--help" | "-h"] => print!("{HELP}"),
         ["setup"] => debian::setup()?,
@@ -73,7 +74,7 @@ fn run(words: &[&str]) -> Result<ExitCode, Failure> {
             })?;
             return test::soak(minutes);
         }
-        ["lab", rest @ ..] => return lab(rest),
+        ["lab", rest @ ..] => return lab(rest, here),
         [other, ..] => {
             return Err(Failure::new(format!(
                 "there is no command {other:?}; `cargo xtask help` lists them"
@@ -83,12 +84,16 @@ fn run(words: &[&str]) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn lab(words: &[&str]) -> Result<ExitCode, Failure> {
+/// `here` is where the user is, and where `lab run` runs its command.
+fn lab(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
     if words.contains(&"up") {
         debian::setup()?;
         build::release()?;
     } else if !artifact("meander-lab").exists() {
         build::release_of(&["meander-lab"])?;
     }
-    process::as_root(&artifact("meander-lab"), words)?.exit_code()
+    let program = artifact("meander-lab");
+    std::env::set_current_dir(here)
+        .map_err(|error| Failure::new(format!("{}: {error}", here.display())))?;
+    process::as_root(&program, words)?.exit_code()
 }

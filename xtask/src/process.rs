@@ -40,12 +40,15 @@ impl Ended {
     }
 }
 
-/// Makes the root of the source tree the working directory, so that every path can start there.
-pub fn enter_source_root() {
+/// Makes the root of the source tree the working directory, so that every path can start there;
+/// gives the one before.
+pub fn enter_source_root() -> PathBuf {
+    let before = std::env::current_dir().unwrap_or_else(|_| "/".into());
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     if let Some(root) = here.parent().filter(|root| root.exists()) {
         let _ = std::env::set_current_dir(root);
     }
+    before
 }
 
 /// A program of the release build.
