@@ -8,8 +8,8 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use meander::{NodeName, PortId};
 use meander::control::agent_socket;
+use meander::{NodeName, PortId};
 use meander_core::directory::Entry;
 use meander_core::moves::{Phase, SourceEnd, Trouble};
 use serde::{Deserialize, Serialize};
@@ -113,8 +113,10 @@ pub struct Status {
 /// Connects to this node's agent and asks.
 pub fn ask(question: &FromUser) -> Result<UnixStream, Error> {
     let path = agent_socket();
-    let mut stream = UnixStream::connect(&path)
-        .map_err(|source| Error::NoAgent { path: path.clone(), source })?;
+    let mut stream = UnixStream::connect(&path).map_err(|source| Error::NoAgent {
+        path: path.clone(),
+        source,
+    })?;
     frame::write_bytes(&mut stream, HELLO)
         .and_then(|()| frame::write(&mut stream, question))
         .map_err(|source| Error::NoAgent { path, source })?;
@@ -128,6 +130,9 @@ pub fn hear(stream: &mut UnixStream) -> Result<Option<ToUser>, Error> {
             io::ErrorKind::UnexpectedEof => "broke off".into(),
             _ => error.to_string(),
         };
-        Error::Protocol { peer: "the agent".into(), why }
+        Error::Protocol {
+            peer: "the agent".into(),
+            why,
+        }
     })
 }

@@ -54,14 +54,20 @@ fn keep(agent: &Agent, mut child: Option<Child>) {
 
 fn answers(agent: &Agent) -> bool {
     // A port that nobody has: the cheapest question there is.
-    let question = Request::Lookup { port: meander::PortId(0) };
+    let question = Request::Lookup {
+        port: meander::PortId(0),
+    };
     agent.directory.request(&question).is_ok()
 }
 
 fn launch(agent: &Agent) -> Result<Child, Error> {
     let mut command = Command::new("/proc/self/exe");
     command.arg("directory");
-    command.arg("--cluster").arg(&agent.config.cluster).arg("--key").arg(&agent.config.key);
+    command
+        .arg("--cluster")
+        .arg(&agent.config.cluster)
+        .arg("--key")
+        .arg(&agent.config.key);
     if let Some(store) = &agent.config.store {
         command.arg("--store").arg(store);
     }

@@ -58,12 +58,19 @@ pub fn run(config: Config) -> Result<(), Error> {
     let cluster = Cluster::read(&config.cluster)?;
     let key = keyfile::read(&config.key)?;
     let address = cluster.address(&config.node)?;
-    let peers = TcpListener::bind(address)
-        .map_err(Error::io(format!("listening for other agents on {address}")))?;
+    let peers = TcpListener::bind(address).map_err(Error::io(format!(
+        "listening for other agents on {address}"
+    )))?;
     let users = listen_locally()?;
     let directory = Client::new(cluster.clone(), key.clone());
     let ranks = ranks::Ranks::default();
-    let agent = Arc::new(Agent { config, cluster, key, directory, ranks });
+    let agent = Arc::new(Agent {
+        config,
+        cluster,
+        key,
+        directory,
+        ranks,
+    });
 
     if agent.cluster.directory_node() == agent.config.node {
         keeper::start(&agent)?;
@@ -108,10 +115,11 @@ fn listen_locally() -> Result<UnixListener, Error> {
         return Err(Error::io(format!("listening on {}", path.display()))(taken));
     }
     let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)
-        .map_err(Error::io(format!("listening on {}", path.display())))?;
+    let listener =
+        UnixListener::bind(&path).map_err(Error::io(format!("listening on {}", path.display())))?;
     // Any user may talk to the agent; what he may do, his uid on the socket says.
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))
-        .map_err(Error::io(format!("opening {} to all users", path.display())))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).map_err(Error::io(
+        format!("opening {} to all users", path.display()),
+    ))?;
     Ok(listener)
 }

@@ -15,14 +15,25 @@ use crate::net::secure::{self, Secure};
 
 /// Where the directory's file is: in `$MEANDER_STATE_DIR`, or in `/var/lib/meander`. A cluster with
 /// another key is another cluster, and begins with an empty directory.
-pub fn default_store(key: &Key) -> PathBuf {
+fn default_store(key: &Key) -> PathBuf {
     let directory = std::env::var_os("MEANDER_STATE_DIR")
         .map_or_else(|| "/var/lib/meander".into(), PathBuf::from);
     directory.join(format!("directory-{}.redb", keyfile::fingerprint(key)))
 }
 
+/// `meander directory`: serves the cluster of this file with this key, detached from the agent that
+/// started it.
+pub fn start(cluster: &Path, key: &Path, store: Option<PathBuf>) -> Result<(), Error> {
+    // Fails where it leads a session already, which is as good.
+    let _ = nix::unistd::setsid();
+    let cluster = Cluster::read(cluster)?;
+    let key = keyfile::read(key)?;
+    let store = store.unwrap_or_else(|| default_store(&key));
+    run(&cluster, &key, &store)
+}
+
 /// Serves until the listener fails, or a change can't be made durable.
-pub fn run(cluster: &Cluster, key: &Key, store: &Path) -> Result<(), Error> {
+fn run(cluster: &Cluster, key: &Key, store: &Path) -> Result<(), Error> {
     // The file first: whoever has it open is the directory, and a second one ends here.
     let store = Store::open(store)?;
     let address = cluster.directory_address()?;

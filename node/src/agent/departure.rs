@@ -1,0 +1,124 @@
+//! Starting the move of a rank of this node: its owner is a process of its own, which gets the
+//! rank's connection and the user's, and needs this agent no more.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use meander::{NodeName, PortId};
+use meander_core::directory::Entry;
+use meander_core::moves::Trouble;
+use meander_core::{Identity, MoveId};
+
+use super::local::Refusal;
+use super::ranks::Rank;
+use super::{Agent, shadows};
+use crate::moves::Order;
+use crate::{Error, keyfile, logs};
+
+/// Whether this user may move this rank there.
+pub(super) fn check(entry: &Entry, uid: u32, to: &NodeName) -> Result<(), Trouble> {
+    let (job, rank) = (&entry.identity.job, entry.identity.rank);
+    if uid != 0 && uid != entry.uid {
+        let why = format!("rank {job}/{rank} belongs to user {}", entry.uid);
+        return Err(Trouble::new(why).mend("only its owner or root may move it"));
+    }
+    if entry.location.node == *to {
+        return Err(Trouble::new(format!(
+            "rank {job}/{rank} is on {to} already"
+        )));
+    }
+    Ok(())
+}
+
+/// Starts the owner of a move. `user` hears from it how the move goes.
+pub(super) fn start(
+    agent: &Arc<Agent>,
+    port: PortId,
+    identity: &Identity,
+    uid: u32,
+    to: &NodeName,
+    user: UnixStream,
+) -> Result<(), Refusal> {
+    let name = format!("{}/{}", identity.job, identity.rank);
+    let rank = agent.ranks.get(port).ok_or_else(|| {
+        let why = format!(
+            "rank {name} has no connection to the agent of {}",
+            agent.node()
+        );
+        let mend = "it connects within a second, or when its current move is over; try again";
+        Refusal::not_possible(Trouble::new(why).mend(mend))
+    })?;
+    check(&rank.entry(), uid, to).map_err(Refusal::not_possible)?;
+    if !agent.ranks.begin_move(port) {
+        let why = format!("rank {name} is being moved already");
+        return Err(Refusal::not_possible(Trouble::new(why)));
+    }
+    match launch(agent, port, &rank, to, user) {
+        Ok(mover) => {
+            let agent = agent.clone();
+            std::thread::spawn(move || wait(&agent, port, &rank, mover));
+            Ok(())
+        }
+        Err(why) => {
+            agent.ranks.end_move(port);
+            Err(Refusal::not_possible(why))
+        }
+    }
+}
+
+fn launch(
+    agent: &Agent,
+    port: PortId,
+    rank: &Rank,
+    to: &NodeName,
+    user: UnixStream,
+) -> Result<Child, Trouble> {
+    let entry = rank.entry();
+    // The shadow is known to the directory only: the rank itself does not know that it has one.
+    let listed = agent.directory.lookup(port)?;
+    let shadow = listed.and_then(|listed| listed.shadow);
+    let order = Order {
+        cluster: agent.config.cluster.clone(),
+        key: agent.config.key.clone(),
+        node: agent.node().clone(),
+        to: to.clone(),
+        port,
+        move_id: MoveId(keyfile::random_id()),
+        entry: Entry {
+            shadow,
+            ..entry.clone()
+        },
+    };
+    let order = serde_json::to_string(&order).map_err(|error| Trouble::new(error.to_string()))?;
+    let connection = rank.hand_over().ok_or_else(|| {
+        let name = format!("{}/{}", entry.identity.job, entry.identity.rank);
+        Trouble::new(format!(
+            "rank {name} has just lost its connection to the agent"
+        ))
+        .mend("it connects again within a second; try again")
+    })?;
+    let log = format!("move-{}-{}", entry.identity.job, entry.identity.rank);
+    Command::new("/proc/self/exe")
+        .args(["move-source", "--order", &order])
+        .stdin(Stdio::from(OwnedFd::from(connection)))
+        .stdout(Stdio::from(OwnedFd::from(user)))
+        .stderr(logs::open(&log))
+        .spawn()
+        .map_err(|error| Error::io("starting the owner of the move")(error).into())
+}
+
+/// Waits for the owner of a move to end. Its exit code says whether the rank has moved.
+fn wait(agent: &Arc<Agent>, port: PortId, rank: &Arc<Rank>, mut mover: Child) {
+    let moved = mover.wait().is_ok_and(|status| status.success());
+    if moved {
+        agent.ranks.moved_away(port, rank);
+        if let Ok(Some(entry)) = agent.directory.lookup(port)
+            && let Some(shadow) = entry.shadow.filter(|shadow| shadow.node == *agent.node())
+        {
+            shadows::watch(agent, port, shadow);
+        }
+    }
+    agent.ranks.end_move(port);
+}

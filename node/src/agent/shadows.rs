@@ -1,0 +1,105 @@
+//! The shadows on this node. A shadow that dies before its rank takes the rank with it: the
+//! launcher has counted it as dead. A shadow's end is what is acted on, never a broken connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use meander::{Epoch, PortId};
+use meander_core::directory::{Entry, Request, Shadow};
+
+use super::Agent;
+use super::remote::{self, FromPeer};
+use crate::process::{self, Process};
+
+/// How long a rank may be listed after its shadow ended, since a rank that ends is taken off the
+/// list at about the time its shadow ends.
+const GRACE: Duration = Duration::from_secs(3);
+/// Pause before the directory is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Watches the shadows that were here before this agent, and forgets ranks that ended unseen.
+pub(super) fn start(agent: &Arc<Agent>) {
+    let agent = agent.clone();
+    std::thread::spawn(move || {
+        let all = loop {
+            match agent.directory.list() {
+                Ok(all) => break all,
+                Err(error) => tracing::debug!("finding what was here before: {error}"),
+            }
+            std::thread::sleep(RETRY);
+        };
+        for (port, entry) in all {
+            if let Some(shadow) = &entry.shadow
+                && shadow.node == *agent.node()
+            {
+                watch(&agent, port, shadow.clone());
+            }
+            if entry.location.node == *agent.node() && Process::find(entry.host_pid).is_none() {
+                let _ = agent.directory.request(&Request::Remove {
+                    port,
+                    epoch: entry.epoch,
+                });
+            }
+        }
+    });
+}
+
+/// Watches a shadow from now on.
+pub(super) fn watch(agent: &Arc<Agent>, port: PortId, shadow: Shadow) {
+    let agent = agent.clone();
+    std::thread::spawn(move || {
+        if let Some(process) = find(&shadow) {
+            process.has_ended(None);
+        }
+        std::thread::sleep(GRACE);
+        let entry = loop {
+            match agent.directory.lookup(port) {
+                Ok(entry) => break entry,
+                Err(_) => std::thread::sleep(RETRY),
+            }
+        };
+        if let Some(entry) = entry.filter(|entry| entry.shadow.as_ref() == Some(&shadow)) {
+            kill(&agent, port, &entry);
+        }
+    });
+}
+
+/// The shadow's process. Its number may be another's by now.
+fn find(shadow: &Shadow) -> Option<Process> {
+    let process = Process::find(shadow.host_pid)?;
+    let arguments = process::arguments(shadow.host_pid);
+    arguments
+        .iter()
+        .any(|word| word == "shadow")
+        .then_some(process)
+}
+
+fn kill(agent: &Agent, port: PortId, entry: &Entry) {
+    let node = &entry.location.node;
+    let (job, rank) = (&entry.identity.job, entry.identity.rank);
+    tracing::warn!("the shadow of rank {job}/{rank} has died; the rank on {node} is killed");
+    if node == agent.node() {
+        kill_here(agent, port, entry.epoch);
+    } else {
+        remote::tell(
+            agent,
+            node,
+            FromPeer::Kill {
+                port,
+                epoch: entry.epoch,
+            },
+        );
+    }
+}
+
+/// Kills a rank of this node whose shadow has died.
+pub(super) fn kill_here(agent: &Agent, port: PortId, epoch: Epoch) {
+    let Some(entry) = agent.ranks.get(port).map(|rank| rank.entry()) else {
+        return;
+    };
+    if entry.epoch == epoch
+        && let Some(process) = Process::find(entry.host_pid)
+    {
+        process.kill();
+    }
+}
