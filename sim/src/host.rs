@@ -1,19 +1,22 @@
-//! A port with the driver it needs: buffers, links, and an application that sends and reads.
+//! A process with a port: the driver the port needs, and an application that sends and reads.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use meander_core::port::{Arrival, Config, Effect, Message, Port, Snapshot, StreamAt};
 use meander_core::transport::{Body, Frame};
+use meander_core::wire::AppHeader;
+use meander_core::wire::Violation::StaleEpoch;
 use meander_core::{
-    BufferId, Card, Contact, Key, Limits, LinkId, Location, Place, PortId, Seq, Slice, StreamId,
-    Time, TransportKind,
+    BufferId, Card, Epoch, Key, Limits, LinkId, Location, NodeName, Place, PortId, Seq, Slice,
+    StreamKind, Time, TransportKind,
 };
 
-use crate::checker::{Checker, Fault, payload};
+use crate::checker::{Checker, Fault, StreamName, payload};
+use crate::coverage::Coverage;
 use crate::network::{Network, Sent, Side, transmit};
 
 /// A message that has been announced, to be pulled or declined.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Announced {
     at: StreamAt,
     seq: Seq,
@@ -21,17 +24,37 @@ struct Announced {
     len: u64,
 }
 
-#[derive(Debug)]
-pub(crate) struct Host {
-    pub index: usize,
-    pub port: Port,
-    /// How often it has been attached: its card names this, so that old cards lead nowhere.
-    pub incarnation: u64,
+/// What of a process is in its image: everything but its links.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    port: Vec<u8>,
+    memory: Memory,
+}
+
+/// The application's memory.
+#[derive(Clone, Debug, Default)]
+struct Memory {
     buffers: BTreeMap<BufferId, Vec<u8>>,
     next_buffer: u64,
     announced: VecDeque<Announced>,
     /// Buffers being pulled into, with what they will hold.
-    pulling: BTreeMap<BufferId, ((usize, usize, u32), u64)>,
+    pulling: BTreeMap<BufferId, (StreamName, u64)>,
+    /// Streams this side opened and has not finished.
+    opened: Vec<StreamAt>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// Its place among all processes: links and cards name it.
+    pub slot: usize,
+    pub rank: usize,
+    pub node: usize,
+    pub port: Port,
+    /// How often its port has been attached here: old cards lead nowhere.
+    pub incarnation: u64,
+    memory: Memory,
+    /// A copy left behind that woke up. What it says must not be believed.
+    pub zombie: bool,
 }
 
 /// What a host wants of the world.
@@ -40,175 +63,284 @@ pub(crate) enum Request {
     Ask(PortId),
 }
 
-pub(crate) fn port_id(index: usize) -> PortId {
-    PortId((index as u128 + 1) << 64)
+pub(crate) fn port_id(rank: usize) -> PortId {
+    PortId((rank as u128 + 1) << 64)
 }
 
-fn index_of(port: PortId) -> usize {
+pub(crate) fn rank_of(port: PortId) -> usize {
     (port.0 >> 64) as usize - 1
 }
 
+pub(crate) fn node_name(node: usize) -> NodeName {
+    NodeName(format!("n{node}"))
+}
+
 impl Host {
-    pub fn new(index: usize, limits: Limits) -> Host {
-        let seed = [index as u8 + 1; 32];
-        let config = Config {
-            id: port_id(index),
+    pub fn new(slot: usize, rank: usize, node: usize, limits: Limits) -> Host {
+        let seed = [rank as u8 + 1; 32];
+        let port = Port::new(Config {
+            id: port_id(rank),
             key: Key([7; 32]),
             limits,
             seed,
-        };
+        });
+        let memory = Memory::default();
         Host {
-            index,
-            port: Port::new(config),
+            slot,
+            rank,
+            node,
+            port,
             incarnation: 0,
-            buffers: BTreeMap::new(),
-            next_buffer: 0,
-            announced: VecDeque::new(),
-            pulling: BTreeMap::new(),
+            memory,
+            zombie: false,
         }
+    }
+
+    /// The process as it was frozen.
+    pub fn image(&self) -> Image {
+        let port = postcard::to_stdvec(&self.port.snapshot()).expect("plain data");
+        Image {
+            port,
+            memory: self.memory.clone(),
+        }
+    }
+
+    /// A process made from an image, on another node.
+    pub fn restore(slot: usize, rank: usize, node: usize, image: &Image, fresh: u64) -> Host {
+        let snapshot: Snapshot = postcard::from_bytes(&image.port).expect("its own bytes");
+        let mut seed = [slot as u8; 32];
+        seed[..8].copy_from_slice(&fresh.to_le_bytes());
+        let port = Port::from_snapshot(snapshot, seed);
+        let memory = image.memory.clone();
+        Host {
+            slot,
+            rank,
+            node,
+            port,
+            incarnation: 0,
+            memory,
+            zombie: false,
+        }
+    }
+
+    pub fn attach(&mut self, now: Time, epoch: Epoch) {
+        self.incarnation += 1;
+        self.port.attach(now, epoch, self.location());
     }
 
     /// The place where the port can be dialled now.
     pub fn location(&self) -> Location {
-        let bytes = [self.index as u64, self.incarnation]
+        let bytes = [self.slot as u64, self.incarnation]
             .map(u64::to_le_bytes)
             .concat();
+        let cards = vec![Card {
+            transport: TransportKind::Sim,
+            bytes,
+        }];
         Location {
-            cards: vec![Card {
-                transport: TransportKind::Sim,
-                bytes,
-            }],
-            ..Location::default()
+            node: node_name(self.node),
+            cards,
         }
     }
 
-    /// The host and incarnation that a card names.
+    /// The slot and incarnation that a card names.
     pub fn read_card(card: &Card) -> (usize, u64) {
-        let (index, incarnation) = card.bytes.split_at(8);
+        let (slot, incarnation) = card.bytes.split_at(8);
         let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("8 bytes"));
-        (number(index) as usize, number(incarnation))
+        (number(slot) as usize, number(incarnation))
     }
 
-    pub fn learn(&mut self, now: Time, contact: &Contact) {
-        self.port.learn(now, contact);
+    /// Opens a stream to another rank.
+    pub fn open(&mut self, now: Time, to: usize, service: u32, kind: StreamKind) {
+        if let Ok(stream) = self.port.open(now, port_id(to), service, kind) {
+            self.memory.opened.push(StreamAt {
+                peer: port_id(to),
+                stream,
+            });
+        }
     }
 
-    /// Takes the port through a value, as a move does; the buffers move as they are.
-    pub fn become_value(&mut self, seed: u64) {
-        self.port.suspend();
-        let bytes = postcard::to_stdvec(&self.port.snapshot()).expect("plain data");
-        let snapshot: Snapshot = postcard::from_bytes(&bytes).expect("its own bytes");
-        let mut fresh = [self.index as u8; 32];
-        fresh[..8].copy_from_slice(&seed.to_le_bytes());
-        self.port = Port::from_snapshot(snapshot, fresh);
+    /// A stream to send on: a fixed one of this rank, or one that was opened.
+    pub fn pick(&mut self, to: usize, dice: u64) -> Option<StreamAt> {
+        let opened = &self.memory.opened;
+        if dice.is_multiple_of(2) && !opened.is_empty() {
+            return Some(opened[(dice / 2) as usize % opened.len()]);
+        }
+        let stream = self.port.open_fixed(port_id(to), (dice % 3) as u32).ok()?;
+        Some(StreamAt {
+            peer: port_id(to),
+            stream,
+        })
     }
 
     /// Sends the next message of a stream.
     pub fn send(
         &mut self,
         now: Time,
-        to: usize,
-        stream: u32,
-        len: usize,
+        at: StreamAt,
+        len: u64,
         synchronous: bool,
         checker: &mut Checker,
     ) {
-        let Ok(id) = self.port.open_fixed(port_id(to), stream) else {
-            return;
+        let name = self.name_out(at);
+        let number = if self.zombie {
+            u64::MAX
+        } else {
+            checker.next_number(name)
         };
-        let name = (self.index, to, stream);
-        let number = checker.send(name);
-        let buffer = self.add_buffer(payload(name, number, len));
-        let mut app = meander_core::wire::AppHeader::new();
-        app.try_extend_from_slice(&number.to_le_bytes())
-            .expect("8 bytes fit");
+        let buffer = self.add_buffer(payload(name, number, len as usize));
+        let app = AppHeader::try_from(&number.to_le_bytes()[..]).expect("8 bytes fit");
         let body = Some(Slice {
             buffer,
             offset: 0,
-            len: len as u64,
+            len,
         });
-        let at = StreamAt {
-            peer: port_id(to),
-            stream: id,
-        };
-        self.port
-            .send(
-                now,
-                at,
-                Message {
-                    app,
-                    body,
-                    synchronous,
-                },
-            )
-            .expect("the peer is alive");
+        match self.port.send(
+            now,
+            at,
+            Message {
+                app,
+                body,
+                synchronous,
+            },
+        ) {
+            Ok(_) if !self.zombie => checker.sent(name),
+            Ok(_) => {}
+            // Refused by the peer meanwhile.
+            Err(_) => {
+                self.memory.buffers.remove(&buffer);
+            }
+        }
     }
 
-    /// Pulls the oldest announced message.
-    pub fn pull_one(&mut self, now: Time, checker: &mut Checker) {
-        let Some(next) = self.announced.pop_front() else {
+    /// Ends one of the opened streams.
+    pub fn finish(&mut self, now: Time, dice: u64) -> bool {
+        if self.memory.opened.is_empty() {
+            return false;
+        }
+        let place = dice as usize % self.memory.opened.len();
+        let at = self.memory.opened.swap_remove(place);
+        self.port.finish(now, at).is_ok()
+    }
+
+    /// Answers the oldest announced message.
+    pub fn pull_one(&mut self, now: Time, decline: bool, checker: &mut Checker) {
+        let Some(next) = self.memory.announced.pop_front() else {
             return;
         };
-        let name = self.name(next.at);
+        if decline {
+            // The stream may be gone with its peer.
+            let _ = self.port.decline(now, next.at, next.seq);
+            return;
+        }
+        let name = self.name_in(next.at);
         let buffer = self.add_buffer(vec![0; next.len as usize]);
-        self.pulling.insert(buffer, (name, next.number));
-        let coming = self.port.pull(now, next.at, next.seq, buffer, u64::MAX);
-        if coming.expect("it was announced") == 0 {
-            self.pulled(buffer, 0, checker);
+        self.memory.pulling.insert(buffer, (name, next.number));
+        match self.port.pull(now, next.at, next.seq, buffer, u64::MAX) {
+            Ok(0) => self.pulled(buffer, 0, checker),
+            Ok(_) => {}
+            Err(error) => checker.fault(Fault::Stuck(error.to_string())),
         }
     }
 
     pub fn has_announced(&self) -> bool {
-        !self.announced.is_empty()
+        !self.memory.announced.is_empty()
     }
 
     pub fn is_idle(&self) -> bool {
-        self.port.is_drained() && self.announced.is_empty() && self.pulling.is_empty()
+        self.port.is_drained() && self.memory.announced.is_empty() && self.memory.pulling.is_empty()
     }
 
-    /// A frame has come.
-    pub fn receive(&mut self, now: Time, link: LinkId, sent: Sent, checker: &mut Checker) -> bool {
+    /// A frame has come. `false`: its link is to be broken.
+    pub fn receive(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        sent: Sent,
+        checker: &mut Checker,
+        coverage: &mut Coverage,
+    ) -> bool {
         let Frame { header, app, .. } = &sent.frame;
+        if let Ok(kind) = header.frame_kind() {
+            coverage.frame(kind);
+        }
         let result = self.port.frame_begin(link, header).and_then(|place| {
             let Place::Into(slice) = place else {
+                if sent.torn {
+                    return Ok(Arrival::Nothing);
+                }
                 return self.port.frame_complete(now, link, header, app, &sent.body);
             };
-            match self.buffers.get_mut(&slice.buffer) {
+            match self.memory.buffers.get_mut(&slice.buffer) {
                 Some(memory) => {
-                    let range = slice.offset as usize..(slice.offset + slice.len) as usize;
-                    memory[range].copy_from_slice(&sent.body);
+                    // Of a torn frame only a part came.
+                    let part = if sent.torn { slice.len / 2 } else { slice.len } as usize;
+                    memory[slice.offset as usize..][..part].copy_from_slice(&sent.body[..part]);
                 }
-                None => checker
-                    .faults
-                    .push(Fault::TouchedAfterCompletion(slice.buffer)),
+                None => checker.fault(Fault::TouchedAfterCompletion(slice.buffer)),
+            }
+            if sent.torn {
+                return Ok(Arrival::Nothing);
             }
             self.port.frame_complete(now, link, header, app, &[])
         });
         match result {
             Ok(arrival) => {
-                self.arrived(arrival, &sent, checker);
-                true
+                self.arrived(now, arrival, &sent, checker, coverage);
+                !sent.torn
             }
             Err(violation) => {
-                checker.faults.push(Fault::Violation(violation.to_string()));
+                // Copies left behind are refused that way; honest peers never.
+                let excused = self.zombie || matches!(violation, StaleEpoch(_));
+                if !excused {
+                    let kind = sent.frame.header.frame_kind();
+                    let text = format!("{violation}: {kind:?} on {:?}", header.stream.get());
+                    checker.fault(Fault::Violation(text));
+                }
                 false
             }
         }
     }
 
-    fn arrived(&mut self, arrival: Arrival, sent: &Sent, checker: &mut Checker) {
+    fn arrived(
+        &mut self,
+        now: Time,
+        arrival: Arrival,
+        sent: &Sent,
+        checker: &mut Checker,
+        coverage: &mut Coverage,
+    ) {
         let number = || u64::from_le_bytes(sent.frame.app[..8].try_into().expect("8 bytes"));
         match arrival {
+            Arrival::Opened { at, service, .. } => {
+                let accept = service != REFUSED_SERVICE;
+                coverage.hit(if accept {
+                    "stream accepted"
+                } else {
+                    "stream refused"
+                });
+                if !accept {
+                    checker.refused(self.name_in(at));
+                }
+                self.port
+                    .answer(now, at, accept)
+                    .expect("it was just offered");
+                if accept && service.is_multiple_of(2) {
+                    self.memory.opened.push(at);
+                } else if accept {
+                    self.port.finish(now, at).expect("it was just accepted");
+                }
+            }
             Arrival::Message { at, .. } => {
-                let (name, number) = (self.name(at), number());
+                let (name, number) = (self.name_in(at), number());
                 checker.arrive(name, number);
                 checker.check(name, number, &sent.body);
                 self.port.consumed(at, sent.body.len() as u64);
             }
             Arrival::Envelope { at, seq, len, .. } => {
                 let number = number();
-                checker.arrive(self.name(at), number);
-                self.announced.push_back(Announced {
+                checker.arrive(self.name_in(at), number);
+                self.memory.announced.push_back(Announced {
                     at,
                     seq,
                     number,
@@ -216,13 +348,23 @@ impl Host {
                 });
             }
             Arrival::Pulled { buffer, len, .. } => self.pulled(buffer, len, checker),
-            _ => {}
+            Arrival::Rejected(at) => self.memory.opened.retain(|other| *other != at),
+            Arrival::Finished(at) => {
+                coverage.hit("stream finished");
+                checker.finished(self.name_in(at));
+            }
+            Arrival::Accepted(_) | Arrival::Nothing => {}
         }
     }
 
     fn pulled(&mut self, buffer: BufferId, len: u64, checker: &mut Checker) {
-        let (name, number) = self.pulling.remove(&buffer).expect("it is being pulled");
+        let (name, number) = self
+            .memory
+            .pulling
+            .remove(&buffer)
+            .expect("it is being pulled");
         let body = self
+            .memory
             .buffers
             .remove(&buffer)
             .expect("it is held while it is pulled");
@@ -240,18 +382,27 @@ impl Host {
         let mut requests = Vec::new();
         while let Some(effect) = self.port.poll_effect() {
             match effect {
-                Effect::Close(link) => network.close(self.side(link), now),
+                Effect::Close(link) => network.close(
+                    Side {
+                        slot: self.slot,
+                        link,
+                    },
+                    now,
+                ),
                 Effect::Dial { peer, cards } => requests.push(Request::Dial { peer, cards }),
                 Effect::Ask(peer) => requests.push(Request::Ask(peer)),
-                Effect::Sent { buffer } => {
-                    if self.buffers.remove(&buffer).is_none() {
-                        checker.faults.push(Fault::TouchedAfterCompletion(buffer));
+                Effect::Sent { buffer } | Effect::Lost { buffer } => {
+                    if self.memory.buffers.remove(&buffer).is_none() {
+                        checker.fault(Fault::TouchedAfterCompletion(buffer));
                     }
                 }
-                Effect::Lost { .. } | Effect::Connected(_) | Effect::Dead { .. } => {}
+                Effect::Dead { peer, .. } => {
+                    checker.fault(Fault::Stuck(format!("{peer} was declared dead")));
+                }
+                Effect::Connected(_) => {}
             }
         }
-        let (host, buffers) = (self.index, &self.buffers);
+        let (slot, buffers) = (self.slot, &self.memory.buffers);
         transmit(&mut self.port, |link, frame| {
             let body = match &frame.body {
                 Body::Empty => Vec::new(),
@@ -259,38 +410,33 @@ impl Host {
                 Body::Slice(slice) => match buffers.get(&slice.buffer) {
                     Some(memory) => memory[slice.offset as usize..][..slice.len as usize].to_vec(),
                     None => {
-                        checker
-                            .faults
-                            .push(Fault::TouchedAfterCompletion(slice.buffer));
-                        Vec::new()
+                        checker.fault(Fault::TouchedAfterCompletion(slice.buffer));
+                        vec![0; slice.len as usize]
                     }
                 },
             };
-            network.send(Side { host, link }, delay(), frame, body);
+            network.send(Side { slot, link }, delay(), frame, body);
         });
+        checker.retained(self.rank, self.memory.buffers.values().map(Vec::len).sum());
         requests
     }
 
     fn add_buffer(&mut self, bytes: Vec<u8>) -> BufferId {
-        self.next_buffer += 1;
-        let id = BufferId(self.next_buffer);
-        self.buffers.insert(id, bytes);
+        self.memory.next_buffer += 1;
+        let id = BufferId(self.memory.next_buffer);
+        self.memory.buffers.insert(id, bytes);
         id
     }
 
-    fn side(&self, link: LinkId) -> Side {
-        Side {
-            host: self.index,
-            link,
-        }
+    /// How the checker calls an incoming direction.
+    fn name_in(&self, at: StreamAt) -> StreamName {
+        (rank_of(at.peer), self.rank, at.stream.0)
     }
 
-    /// How the checker calls an incoming stream.
-    fn name(&self, at: StreamAt) -> (usize, usize, u32) {
-        (
-            index_of(at.peer),
-            self.index,
-            at.stream.0 & !StreamId::fixed(0).0,
-        )
+    fn name_out(&self, at: StreamAt) -> StreamName {
+        (self.rank, rank_of(at.peer), at.stream.0)
     }
 }
+
+/// The service that every host refuses.
+pub(crate) const REFUSED_SERVICE: u32 = 7;

@@ -6,11 +6,15 @@
 
 mod checker;
 pub mod conformance;
+mod coverage;
 mod host;
+mod moving;
 mod network;
+mod trace;
 mod transport;
 mod world;
 
-pub use checker::Fault;
+pub use checker::{Fault, StreamName};
+pub use coverage::{Coverage, REQUIRED};
 pub use transport::{Ether, SimTransport};
 pub use world::{Plan, Report, World, run};

@@ -1,6 +1,7 @@
 //! Links of the virtual network: frames arrive in order, later, or not at all.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use meander_core::port::Port;
 use meander_core::transport::Frame;
@@ -12,12 +13,14 @@ pub(crate) struct Sent {
     pub at: Time,
     pub frame: Frame,
     pub body: Vec<u8>,
+    /// Only a part of it comes: the link breaks in its middle.
+    pub torn: bool,
 }
 
-/// One side of a link, as the host that owns it numbers it.
+/// One side of a link, as the process that owns it numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Side {
-    pub host: usize,
+    pub slot: usize,
     pub link: LinkId,
 }
 
@@ -28,6 +31,8 @@ struct Wire {
     coming: std::collections::VecDeque<Sent>,
     /// When this side learns that the link is gone.
     broken_at: Option<Time>,
+    /// Nothing comes to this side any more, and nobody knows.
+    deaf: bool,
 }
 
 /// All links. Both sides of a link have an entry until each has been told of its end.
@@ -35,6 +40,17 @@ struct Wire {
 pub(crate) struct Network {
     sides: BTreeMap<Side, Wire>,
     next: u64,
+}
+
+/// How one direction of a link is cut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// Frames on their way that still come.
+    pub kept: usize,
+    /// Whether the last of them comes in part only.
+    pub torn: bool,
+    /// How long the side does not know.
+    pub late: Duration,
 }
 
 /// What a side gets next.
@@ -48,11 +64,11 @@ impl Network {
     pub fn connect(&mut self, from: usize, to: usize) -> (Side, Side) {
         self.next += 2;
         let near = Side {
-            host: from,
+            slot: from,
             link: LinkId(self.next),
         };
         let far = Side {
-            host: to,
+            slot: to,
             link: LinkId(self.next + 1),
         };
         for (side, other) in [(near, far), (far, near)] {
@@ -62,6 +78,7 @@ impl Network {
                     other,
                     coming: Default::default(),
                     broken_at: None,
+                    deaf: false,
                 },
             );
         }
@@ -78,8 +95,13 @@ impl Network {
         };
         // Order within a link is the transport's promise.
         let at = wire.coming.back().map_or(at, |last| at.max(last.at));
-        if wire.broken_at.is_none() {
-            wire.coming.push_back(Sent { at, frame, body });
+        if wire.broken_at.is_none() && !wire.deaf {
+            wire.coming.push_back(Sent {
+                at,
+                frame,
+                body,
+                torn: false,
+            });
         }
     }
 
@@ -94,18 +116,50 @@ impl Network {
         }
     }
 
-    /// Cuts the link: each side loses all but the first few frames that were on their way.
-    pub fn cut(&mut self, side: Side, now: Time, kept: [usize; 2]) {
+    /// Cuts the link. Of the frames on their way to each side only the first few still come, the
+    /// last of them in part, and the side learns of the end after `late`. Returns whether a frame
+    /// was torn.
+    pub fn cut(&mut self, side: Side, now: Time, ways: [Cut; 2]) -> bool {
         let Some(other) = self.sides.get(&side).map(|wire| wire.other) else {
-            return;
+            return false;
         };
-        for (side, kept) in [side, other].into_iter().zip(kept) {
-            if let Some(wire) = self.sides.get_mut(&side) {
-                wire.coming.truncate(kept);
-                let last = wire.coming.back().map_or(now, |sent| sent.at.max(now));
-                wire.broken_at.get_or_insert(last);
+        let mut torn = false;
+        for (side, way) in [side, other].into_iter().zip(ways) {
+            let Some(wire) = self.sides.get_mut(&side) else {
+                continue;
+            };
+            wire.coming.truncate(way.kept);
+            let mut last = now + way.late;
+            if let Some(sent) = wire.coming.back_mut() {
+                sent.torn = way.torn;
+                torn |= way.torn;
+                last = last.max(sent.at);
             }
+            wire.broken_at.get_or_insert(last);
         }
+        torn
+    }
+
+    /// From now on nothing comes to this side.
+    pub fn deafen(&mut self, side: Side) {
+        if let Some(wire) = self.sides.get_mut(&side) {
+            wire.coming.clear();
+            wire.deaf = true;
+        }
+    }
+
+    /// The process at the other end of a link.
+    pub fn other_slot(&self, side: Side) -> Option<usize> {
+        self.sides.get(&side).map(|wire| wire.other.slot)
+    }
+
+    /// Links of which nothing may come to one side.
+    pub fn deaf_sides(&self) -> Vec<Side> {
+        self.sides
+            .iter()
+            .filter(|(_, wire)| wire.deaf)
+            .map(|(side, _)| *side)
+            .collect()
     }
 
     /// Every side there is.

@@ -304,9 +304,9 @@ impl Source {
                 let (why, copy_gone) = (why.clone(), *copy_gone);
                 self.settling_asked(now, why, copy_gone, asked);
             }
-            State::Reclaiming { why, .. } => {
-                let why = why.clone();
-                self.reclaim_asked(now, why, asked);
+            State::Reclaiming { why, from } => {
+                let (why, from) = (why.clone(), *from);
+                self.reclaim_asked(now, why, from, asked);
             }
             _ => {}
         }
@@ -482,11 +482,13 @@ impl Source {
         self.ask_reclaim(from);
     }
 
-    fn reclaim_asked(&mut self, now: Time, why: Trouble, asked: Asked) {
+    fn reclaim_asked(&mut self, now: Time, why: Trouble, from: Epoch, asked: Asked) {
         match asked {
-            Asked::Answered(Reply::Committed { epoch }) => {
+            Asked::Answered(Reply::Committed { epoch }) if epoch > from => {
                 self.resume(why, Verdict::Attach(epoch));
             }
+            // A late answer about the move itself; the one to this question is still to come.
+            Asked::Answered(Reply::Committed { .. }) => {}
             Asked::Answered(Reply::Refused(refusal)) => {
                 let why = format!("{}; taking the rank back: {}", why.what, refused(&refusal));
                 self.watch.leave(now);

@@ -227,6 +227,10 @@ impl Port {
             self.acknowledged(at, header)?;
             return Ok(Arrival::Nothing);
         }
+        // What came the other way is still answered; nothing else follows the end. `[R21]`
+        if stream.incoming.is_finished() && kind != FrameKind::Done {
+            return Err(Violation::Sequence(seq.0));
+        }
         let arg = header.arg.get();
         let arrival = match kind {
             FrameKind::Open => {

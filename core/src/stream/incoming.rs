@@ -72,7 +72,6 @@ impl Incoming {
     pub fn classify(&self, seq: Seq) -> Result<Item, Violation> {
         match seq.cmp(&self.next) {
             std::cmp::Ordering::Less => Ok(Item::Duplicate),
-            std::cmp::Ordering::Equal if self.finished => Err(Violation::Sequence(seq.0)),
             std::cmp::Ordering::Equal => Ok(Item::New),
             std::cmp::Ordering::Greater => Err(Violation::Sequence(seq.0)),
         }
