@@ -61,7 +61,6 @@ pub fn run(config: Config) -> Result<(), Error> {
     let peers = TcpListener::bind(address).map_err(Error::io(format!(
         "listening for other agents on {address}"
     )))?;
-    let users = listen_locally()?;
     let directory = Client::new(cluster.clone(), key.clone());
     let ranks = ranks::Ranks::default();
     let agent = Arc::new(Agent {
@@ -75,6 +74,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     if agent.cluster.directory_node() == agent.config.node {
         keeper::start(&agent)?;
     }
+    // Last: whoever finds the socket finds an agent that can answer.
+    let users = listen_locally()?;
     shadows::start(&agent);
     let serving = agent.clone();
     std::thread::spawn(move || {
