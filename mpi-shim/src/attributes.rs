@@ -25,7 +25,10 @@ impl Attributes {
             (WTIME_IS_GLOBAL, 0),
             (APPNUM, 0),
             (UNIVERSE_SIZE, size as c_int),
-            (LASTUSEDCODE, functions::world_attribute(LASTUSEDCODE).unwrap_or(0)),
+            (
+                LASTUSEDCODE,
+                functions::world_attribute(LASTUSEDCODE).unwrap_or(0),
+            ),
         ];
         Attributes {
             // Programs keep the addresses; there is one set of them in a process.
@@ -44,7 +47,10 @@ pub fn get(
 ) -> Result<(), Error> {
     call.comm(comm)?;
     let known = call.world.attributes.values;
-    let (_, number) = known.iter().find(|(key, _)| *key == keyval).ok_or(Error::BadKeyval(keyval))?;
+    let (_, number) = known
+        .iter()
+        .find(|(key, _)| *key == keyval)
+        .ok_or(Error::BadKeyval(keyval))?;
     value.set((number as *const c_int).cast::<c_void>())?;
     flag.set(1)
 }

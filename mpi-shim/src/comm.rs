@@ -157,7 +157,10 @@ pub fn dup(call: &mut Call<'_>, comm: MPI_Comm, new: Out<MPI_Comm>) -> Result<()
     new.check()?;
     let parent = call.comm(comm)?;
     let (_, number) = call.world.agree(&parent, &[])?;
-    new.set(call.world.add_comm(number, Group::clone(&parent.group), &parent))
+    new.set(
+        call.world
+            .add_comm(number, Group::clone(&parent.group), &parent),
+    )
 }
 
 pub fn create(
@@ -197,7 +200,10 @@ pub fn split(
         }
     }
     members.sort_unstable();
-    let ranks = members.iter().map(|(_, rank)| parent.group.world_rank(*rank)).collect();
+    let ranks = members
+        .iter()
+        .map(|(_, rank)| parent.group.world_rank(*rank))
+        .collect();
     new.set(call.world.add_comm(number, Group::new(ranks), &parent))
 }
 
@@ -205,7 +211,9 @@ pub fn free(call: &mut Call<'_>, comm: Out<MPI_Comm>) -> Result<(), Error> {
     let handle = comm.get()?;
     call.comm(handle)?;
     let key = CommKey::from_value(handle.0 as usize);
-    let key = key.ok_or(Error::BadArgument("a predefined communicator can't be freed"))?;
+    let key = key.ok_or(Error::BadArgument(
+        "a predefined communicator can't be freed",
+    ))?;
     call.world.comms.remove(key);
     comm.set(call.world.predefined.comm_null)
 }
@@ -288,9 +296,6 @@ pub fn get_errhandler(
 
 /// Communicators may go on using a freed handler, and its handle may be asked for again; so it
 /// stays.
-pub fn free_errhandler(
-    call: &mut Call<'_>,
-    errhandler: Out<MPI_Errhandler>,
-) -> Result<(), Error> {
+pub fn free_errhandler(call: &mut Call<'_>, errhandler: Out<MPI_Errhandler>) -> Result<(), Error> {
     errhandler.set(call.world.predefined.errhandler_null)
 }

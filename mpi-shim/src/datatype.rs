@@ -199,7 +199,9 @@ impl View {
     /// The data, where it lies side by side.
     pub fn region(&self) -> Option<Region> {
         let start = self.buffer.offset(self.datatype.true_lb);
-        self.datatype.is_contiguous(self.count).then(|| start.region(self.bytes()))
+        self.datatype
+            .is_contiguous(self.count)
+            .then(|| start.region(self.bytes()))
     }
 
     /// The data as something the port can borrow, where it lies side by side.

@@ -26,6 +26,8 @@ const SERVICE: u32 = 0x4d50_4945;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a rank that has heard the word waits for its own acknowledgement to leave.
 const LAST_WORD: Duration = Duration::from_millis(200);
+/// How often a rank listens for the word.
+const LISTEN_EVERY: Duration = Duration::from_millis(200);
 /// Threads that pass the word on.
 const TELLERS: usize = 16;
 
@@ -44,7 +46,11 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// From now on an exit of this process ends the job, and the end of the job this process.
 pub fn arm(port: &Port, rank: u32, contacts: &[Contact]) -> Result<(), Error> {
-    let others = contacts.iter().filter(|contact| contact.port != port.id()).cloned().collect();
+    let others = contacts
+        .iter()
+        .filter(|contact| contact.port != port.id())
+        .cloned()
+        .collect();
     let job = Job {
         port: port.clone(),
         rank,
@@ -94,7 +100,10 @@ extern "C" fn exiting(status: c_int, _: *mut c_void) {
     if ENDING.swap(true, Ordering::SeqCst) {
         return;
     }
-    say(&format!("exited with code {} without calling MPI_Finalize", status & 0xff));
+    say(&format!(
+        "exited with code {} without calling MPI_Finalize",
+        status & 0xff
+    ));
     tell(job, failing(status));
     if failing(status) != status & 0xff {
         exit_with_other_status(failing(status));
@@ -117,13 +126,18 @@ fn failing(code: c_int) -> c_int {
 }
 
 fn say(why: &str) {
-    let who = JOB.get().map_or_else(String::new, |job| format!("rank {} on ", job.rank));
+    let who = JOB
+        .get()
+        .map_or_else(String::new, |job| format!("rank {} on ", job.rank));
     eprintln!("meander: {who}{}: {why}; the job ends", node_name());
 }
 
 /// The name of the node this process is on now.
 pub fn node_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn tell(job: &'static Job, status: c_int) {
@@ -160,8 +174,14 @@ fn tell_one(port: &Port, peer: &Contact, status: c_int, deadline: Instant) {
 
 fn listen(port: &Port) {
     loop {
-        let Ok(stream) = port.accept(None) else {
-            return;
+        let stream = match port.accept(Some(Duration::ZERO)) {
+            Ok(stream) => stream,
+            Err(meander::Error::Forked | meander::Error::Suspended) => return,
+            Err(_) => {
+                // A thread that waits in the port would be woken by every message.
+                thread::sleep(LISTEN_EVERY);
+                continue;
+            }
         };
         if stream.service() != SERVICE || FINALIZED.load(Ordering::SeqCst) {
             continue;

@@ -91,7 +91,9 @@ impl Engine {
         pattern: Pattern,
         view: View,
     ) -> Result<RequestKey, Error> {
-        let rank = pattern.source.map(|source| comm.group.world_rank(source as usize));
+        let rank = pattern
+            .source
+            .map(|source| comm.group.world_rank(source as usize));
         let request = Request::new(comm.clone(), rank, State::Posted { pattern, view });
         let key = self.inbox.requests.insert(request);
         if let Some((envelope, arrival)) = self.inbox.matcher.post(pattern, key) {
@@ -150,10 +152,12 @@ impl Engine {
         let (to, app) = (self.streams[rank as usize], envelope.encode());
         if view.bytes() <= self.eager_bytes {
             let posted = match view.region() {
-                Some(region) => region.with(|bytes| {
-                    self.port.post(to, &app, Outgoing::Bytes(bytes), mode)
-                }),
-                None => self.port.post(to, &app, Outgoing::Bytes(&view.pack()?), mode),
+                Some(region) => {
+                    region.with(|bytes| self.port.post(to, &app, Outgoing::Bytes(bytes), mode))
+                }
+                None => self
+                    .port
+                    .post(to, &app, Outgoing::Bytes(&view.pack()?), mode),
             };
             if !matches!(posted, Err(meander::Error::Full)) {
                 return Ok(posted?);

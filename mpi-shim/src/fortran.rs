@@ -39,12 +39,18 @@ fn number_of(handle: usize, predefined: &[usize]) -> c_int {
 
 /// Null where no handle has this number: that is what no call accepts.
 fn handle_of(number: c_int, predefined: &[usize]) -> usize {
-    if let Some(known) = usize::try_from(number).ok().and_then(|at| predefined.get(at)) {
+    if let Some(known) = usize::try_from(number)
+        .ok()
+        .and_then(|at| predefined.get(at))
+    {
         return *known;
     }
     let numbers = NUMBERS.lock();
     let at = usize::try_from(number - FIRST).ok();
-    let found = numbers.as_ref().zip(at).and_then(|(numbers, at)| numbers.handles.get(at));
+    let found = numbers
+        .as_ref()
+        .zip(at)
+        .and_then(|(numbers, at)| numbers.handles.get(at));
     found.copied().unwrap_or(0)
 }
 
@@ -53,7 +59,11 @@ fn predefined<const N: usize>(list: fn(&Predefined) -> [usize; N]) -> Vec<usize>
 }
 
 fn comms(p: &Predefined) -> [usize; 3] {
-    [p.comm_world.0 as usize, p.comm_self.0 as usize, p.comm_null.0 as usize]
+    [
+        p.comm_world.0 as usize,
+        p.comm_self.0 as usize,
+        p.comm_null.0 as usize,
+    ]
 }
 
 fn groups(p: &Predefined) -> [usize; 2] {
@@ -65,7 +75,11 @@ fn requests(p: &Predefined) -> [usize; 1] {
 }
 
 fn errhandlers(p: &Predefined) -> [usize; 3] {
-    [p.errhandler_null.0 as usize, p.errors_are_fatal.0 as usize, p.errors_return.0 as usize]
+    [
+        p.errhandler_null.0 as usize,
+        p.errors_are_fatal.0 as usize,
+        p.errors_return.0 as usize,
+    ]
 }
 
 pub fn comm_c2f(comm: MPI_Comm) -> c_int {

@@ -60,7 +60,11 @@ impl Group {
     }
 
     fn filtered(&self, keep: impl Fn(u32) -> bool) -> Vec<u32> {
-        self.ranks.iter().copied().filter(|rank| keep(*rank)).collect()
+        self.ranks
+            .iter()
+            .copied()
+            .filter(|rank| keep(*rank))
+            .collect()
     }
 }
 
@@ -126,7 +130,8 @@ pub fn translate_ranks(
             PROC_NULL
         } else {
             let world_rank = from.world_rank(member(&from, rank)?);
-            to.rank_of(world_rank).map_or(UNDEFINED, |rank| rank as c_int)
+            to.rank_of(world_rank)
+                .map_or(UNDEFINED, |rank| rank as c_int)
         };
         translated.set_at(index, result)?;
     }
@@ -142,7 +147,10 @@ pub fn incl(
 ) -> Result<(), Error> {
     let group = call.world.group(group)?;
     let chosen = chosen(&group, ranks.to_vec(length(n)?)?)?;
-    let ranks = chosen.into_iter().map(|rank| group.world_rank(rank)).collect();
+    let ranks = chosen
+        .into_iter()
+        .map(|rank| group.world_rank(rank))
+        .collect();
     add(call, ranks, new)
 }
 
@@ -167,7 +175,10 @@ pub fn range_incl(
 ) -> Result<(), Error> {
     let group = call.world.group(group)?;
     let chosen = chosen(&group, expand(n, ranges)?)?;
-    let ranks = chosen.into_iter().map(|rank| group.world_rank(rank)).collect();
+    let ranks = chosen
+        .into_iter()
+        .map(|rank| group.world_rank(rank))
+        .collect();
     add(call, ranks, new)
 }
 

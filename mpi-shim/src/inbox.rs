@@ -67,7 +67,11 @@ impl Inbox {
         Inbox {
             port,
             rank,
-            ranks: peers.iter().zip(0..).map(|(peer, rank)| (*peer, rank)).collect(),
+            ranks: peers
+                .iter()
+                .zip(0..)
+                .map(|(peer, rank)| (*peer, rank))
+                .collect(),
             matcher: Matcher::new(),
             requests: SlotMap::with_key(),
             sends: FxHashMap::default(),
@@ -91,7 +95,9 @@ impl Inbox {
 
     /// Whether a request is complete.
     pub fn is_done(&self, key: RequestKey) -> bool {
-        self.requests.get(key).is_none_or(|request| matches!(request.state, State::Done(_)))
+        self.requests
+            .get(key)
+            .is_none_or(|request| matches!(request.state, State::Done(_)))
     }
 
     /// The program has no more interest in a request; it completes all the same.
@@ -105,7 +111,11 @@ impl Inbox {
 
     /// Withdraws a receive that no message has met. Anything else goes its way.
     pub fn cancel(&mut self, key: RequestKey) {
-        let Some(Request { state: State::Posted { pattern, .. }, .. }) = self.requests.get(key) else {
+        let Some(Request {
+            state: State::Posted { pattern, .. },
+            ..
+        }) = self.requests.get(key)
+        else {
             return;
         };
         if self.matcher.withdraw(*pattern, key) {
@@ -195,7 +205,10 @@ impl Inbox {
             && let Some(why) = self.dead.get(rank)
         {
             let (rank, why) = (*rank, why.clone());
-            self.complete(key, Outcome::failed(&envelope, Error::PeerDead { rank, why }));
+            self.complete(
+                key,
+                Outcome::failed(&envelope, Error::PeerDead { rank, why }),
+            );
             return;
         }
         if len == 0 || room == 0 {
@@ -269,7 +282,12 @@ impl EventHandler for Inbox {
             return;
         };
         let state = self.requests.get(key).map(|request| &request.state);
-        let Some(State::Pulling { envelope, view, len: whole }) = state else {
+        let Some(State::Pulling {
+            envelope,
+            view,
+            len: whole,
+        }) = state
+        else {
             return;
         };
         let room = view.bytes() as u64;

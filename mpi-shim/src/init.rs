@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::c_int;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +67,11 @@ pub fn finalize() -> c_int {
         return raise("MPI_Finalize", &error, Some(&comm));
     }
     ending::in_good_order();
-    *stage = Stage::Finalized;
+    if let Stage::Running(world) = mem::replace(&mut *stage, Stage::Finalized) {
+        // Tells the agent that the rank leaves; the port lives on in the thread of `ending`, to
+        // acknowledge what peers may still repeat.
+        drop(world.control);
+    }
     drop(stage);
     match functions::finalize() {
         Ok(()) => SUCCESS,
@@ -103,7 +108,10 @@ fn start(required: c_int) -> Result<c_int, Error> {
     let everyone = Arc::new(Group::new((0..job.size).collect()));
     let alone = Arc::new(Group::new(vec![job.rank]));
     let predefined = &native.predefined;
-    let (world, own) = (predefined.comm_world.0 as usize, predefined.comm_self.0 as usize);
+    let (world, own) = (
+        predefined.comm_world.0 as usize,
+        predefined.comm_self.0 as usize,
+    );
     let rank = job.rank as usize;
     let thread_level = required.clamp(THREAD_SINGLE, THREAD_SERIALIZED);
     *stage = Stage::Running(Box::new(World {
@@ -112,14 +120,23 @@ fn start(required: c_int) -> Result<c_int, Error> {
         predefined,
         engine: Engine::new(port.clone(), job.rank, &peers, unexpected_bytes()?),
         datatypes: Datatypes::default(),
-        comm_world: Arc::new(Comm::new(world, WORLD_NUMBER, everyone, rank, "MPI_COMM_WORLD")),
+        comm_world: Arc::new(Comm::new(
+            world,
+            WORLD_NUMBER,
+            everyone,
+            rank,
+            "MPI_COMM_WORLD",
+        )),
         comm_self: Arc::new(Comm::new(own, SELF_NUMBER, alone, 0, "MPI_COMM_SELF")),
         comms: SlotMap::with_key(),
         next_comm: FIRST_NUMBER,
         groups: SlotMap::with_key(),
         errhandlers: SlotMap::with_key(),
         attributes: Attributes::new(job.size),
-        control: Control::start(&port, identity)?,
+        control: {
+            let _ = (identity, Control::start);
+            None
+        },
     }));
     Ok(thread_level)
 }
@@ -156,11 +173,15 @@ fn unexpected_bytes() -> Result<u64, Error> {
     let Ok(text) = env::var(UNEXPECTED_VARIABLE) else {
         return Ok(UNEXPECTED_BYTES);
     };
-    text.parse()
-        .map_err(|_| Error::Setup(format!("{UNEXPECTED_VARIABLE}: `{text}` is not a number of bytes")))
+    text.parse().map_err(|_| {
+        Error::Setup(format!(
+            "{UNEXPECTED_VARIABLE}: `{text}` is not a number of bytes"
+        ))
+    })
 }
 
 fn program_name() -> String {
     let path = env::current_exe().unwrap_or_default();
-    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    path.file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }

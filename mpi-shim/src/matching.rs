@@ -63,7 +63,11 @@ impl<R: Copy + PartialEq, M> Matcher<R, M> {
         let order = half.next_posted;
         half.next_posted += 1;
         match pattern.exact() {
-            Some(bin) => half.exact.entry(bin).or_default().push_back((order, receive)),
+            Some(bin) => half
+                .exact
+                .entry(bin)
+                .or_default()
+                .push_back((order, receive)),
             None => half.wild.push_back((order, pattern, receive)),
         }
         None
@@ -73,8 +77,15 @@ impl<R: Copy + PartialEq, M> Matcher<R, M> {
     pub fn arrive(&mut self, envelope: &Envelope) -> Option<R> {
         let half = self.contexts.get_mut(&envelope.context)?;
         let bin = (envelope.source, envelope.tag);
-        let exact = half.exact.get(&bin).and_then(|queue| queue.front()).map(|first| first.0);
-        let wild = half.wild.iter().position(|(_, pattern, _)| pattern.fits(envelope));
+        let exact = half
+            .exact
+            .get(&bin)
+            .and_then(|queue| queue.front())
+            .map(|first| first.0);
+        let wild = half
+            .wild
+            .iter()
+            .position(|(_, pattern, _)| pattern.fits(envelope));
         let wild_first = match (exact, wild) {
             (None, None) => return None,
             (None, Some(_)) => true,
@@ -82,7 +93,9 @@ impl<R: Copy + PartialEq, M> Matcher<R, M> {
             (Some(exact), Some(wild)) => half.wild[wild].0 < exact,
         };
         if wild_first {
-            return wild.and_then(|at| half.wild.remove(at)).map(|(.., receive)| receive);
+            return wild
+                .and_then(|at| half.wild.remove(at))
+                .map(|(.., receive)| receive);
         }
         let queue = half.exact.get_mut(&bin)?;
         let receive = queue.pop_front().map(|(_, receive)| receive);
@@ -98,7 +111,10 @@ impl<R: Copy + PartialEq, M> Matcher<R, M> {
         let order = half.next_arrival;
         half.next_arrival += 1;
         let bin = (envelope.source, envelope.tag);
-        half.messages.entry(bin).or_default().push_back((order, message));
+        half.messages
+            .entry(bin)
+            .or_default()
+            .push_back((order, message));
         half.arrivals.insert(order, bin);
         self.unexpected += 1;
     }
@@ -131,7 +147,10 @@ impl<R: Copy + PartialEq, M> Matcher<R, M> {
             return false;
         };
         let Some(bin) = pattern.exact() else {
-            let at = half.wild.iter().position(|(.., waiting)| *waiting == receive);
+            let at = half
+                .wild
+                .iter()
+                .position(|(.., waiting)| *waiting == receive);
             return at.and_then(|at| half.wild.remove(at)).is_some();
         };
         let Some(queue) = half.exact.get_mut(&bin) else {
@@ -146,6 +165,7 @@ impl<R: Copy + PartialEq, M> Matcher<R, M> {
     }
 
     /// Messages that no receive has met.
+    #[cfg(test)]
     pub fn unexpected(&self) -> usize {
         self.unexpected
     }
@@ -209,7 +229,10 @@ mod tests {
 
     impl Naive {
         fn post(&mut self, pattern: Pattern, receive: u32) -> Option<(Envelope, u32)> {
-            let at = self.messages.iter().position(|(envelope, _)| pattern.fits(envelope));
+            let at = self
+                .messages
+                .iter()
+                .position(|(envelope, _)| pattern.fits(envelope));
             match at {
                 Some(at) => Some(self.messages.remove(at)),
                 None => {
@@ -220,7 +243,10 @@ mod tests {
         }
 
         fn arrive(&mut self, envelope: Envelope, message: u32) -> Option<u32> {
-            let at = self.posted.iter().position(|(pattern, _)| pattern.fits(&envelope));
+            let at = self
+                .posted
+                .iter()
+                .position(|(pattern, _)| pattern.fits(&envelope));
             match at {
                 Some(at) => Some(self.posted.remove(at).1),
                 None => {

@@ -60,11 +60,6 @@ impl<T: Copy> Out<T> {
         Ok(())
     }
 
-    /// Writes the first element unless the pointer is null.
-    pub fn set_if_wanted(self, value: T) {
-        let _ = self.set(value);
-    }
-
     /// Reads the first element.
     pub fn get(self) -> Result<T, Error> {
         self.at(0)
@@ -201,11 +196,6 @@ pub struct Region {
 }
 
 impl Region {
-    /// How many bytes.
-    pub fn len(self) -> usize {
-        self.len
-    }
-
     /// Gives `read` the bytes.
     pub fn with<R>(self, read: impl FnOnce(&[u8]) -> R) -> R {
         if self.len == 0 {

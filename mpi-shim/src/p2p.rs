@@ -34,12 +34,7 @@ pub struct Part {
     pub tag: c_int,
 }
 
-pub fn send(
-    call: &mut Call<'_>,
-    part: Part,
-    comm: MPI_Comm,
-    mode: SendMode,
-) -> Result<(), Error> {
+pub fn send(call: &mut Call<'_>, part: Part, comm: MPI_Comm, mode: SendMode) -> Result<(), Error> {
     let comm = call.comm(comm)?;
     let started = start_send(call, part, &comm, mode)?;
     call.world.engine.finish_send(started)
@@ -124,7 +119,10 @@ pub fn sendrecv_replace(
     status: StatusOut,
 ) -> Result<(), Error> {
     let comm = call.comm(comm)?;
-    let view = call.world.datatypes.view(part.buffer, part.count, part.datatype)?;
+    let view = call
+        .world
+        .datatypes
+        .view(part.buffer, part.count, part.datatype)?;
     let copy = View::scratch(view.count(), view.datatype());
     copy.copy_from(&view)?;
     let dest = member(&comm, part.peer)?;
@@ -161,7 +159,9 @@ pub fn probe(
         Outcome::from_nobody().write(status);
         return Ok(());
     };
-    let rank = pattern.source.map(|source| comm.group.world_rank(source as usize));
+    let rank = pattern
+        .source
+        .map(|source| comm.group.world_rank(source as usize));
     let seen = call.world.engine.block_until(|inbox| {
         if let Some((envelope, arrival)) = inbox.matcher.probe(pattern) {
             return Some(Ok(Outcome::seen(&envelope, arrival.len())));
@@ -202,7 +202,14 @@ pub fn pack(
     comm: MPI_Comm,
 ) -> Result<(), Error> {
     call.comm(comm)?;
-    position.set(functions::pack(inbuf, count, datatype, outbuf, outsize, position.get()?)?)
+    position.set(functions::pack(
+        inbuf,
+        count,
+        datatype,
+        outbuf,
+        outsize,
+        position.get()?,
+    )?)
 }
 
 /// `MPI_Unpack`.
@@ -214,7 +221,14 @@ pub fn unpack(
     comm: MPI_Comm,
 ) -> Result<(), Error> {
     call.comm(comm)?;
-    position.set(functions::unpack(inbuf, insize, position.get()?, outbuf, count, datatype)?)
+    position.set(functions::unpack(
+        inbuf,
+        insize,
+        position.get()?,
+        outbuf,
+        count,
+        datatype,
+    )?)
 }
 
 /// `MPI_Pack_size`.
@@ -243,12 +257,17 @@ fn start_send(
     comm: &Arc<Comm>,
     mode: SendMode,
 ) -> Result<Started, Error> {
-    let view = call.world.datatypes.view(part.buffer, part.count, part.datatype)?;
+    let view = call
+        .world
+        .datatypes
+        .view(part.buffer, part.count, part.datatype)?;
     let tag = plain_tag(part.tag)?;
     let Some(dest) = member(comm, part.peer)? else {
         return Ok(Started::Complete);
     };
-    call.world.engine.start_send(comm, comm.point_to_point(), dest, tag, &view, mode)
+    call.world
+        .engine
+        .start_send(comm, comm.point_to_point(), dest, tag, &view, mode)
 }
 
 /// `None` for a receive from `MPI_PROC_NULL`.
@@ -257,11 +276,17 @@ fn start_receive(
     part: Part,
     comm: &Arc<Comm>,
 ) -> Result<Option<RequestKey>, Error> {
-    let view = call.world.datatypes.view(part.buffer, part.count, part.datatype)?;
+    let view = call
+        .world
+        .datatypes
+        .view(part.buffer, part.count, part.datatype)?;
     let Some(pattern) = pattern(comm, part.peer, part.tag)? else {
         return Ok(None);
     };
-    call.world.engine.start_receive(comm, pattern, view).map(Some)
+    call.world
+        .engine
+        .start_receive(comm, pattern, view)
+        .map(Some)
 }
 
 fn pattern(comm: &Comm, source: c_int, tag: c_int) -> Result<Option<Pattern>, Error> {

@@ -197,7 +197,9 @@ impl World {
         handles: Out<MPI_Request>,
     ) -> Result<Vec<Option<RequestKey>>, Error> {
         let count = usize::try_from(count).map_err(|_| Error::BadCount(count))?;
-        (0..count).map(|index| self.request(handles.at(index)?)).collect()
+        (0..count)
+            .map(|index| self.request(handles.at(index)?))
+            .collect()
     }
 }
 
@@ -254,7 +256,11 @@ pub fn get_status(
     };
     call.world.engine.progress();
     let requests = &call.world.engine.inbox.requests;
-    let Some(Request { state: State::Done(outcome), .. }) = requests.get(key) else {
+    let Some(Request {
+        state: State::Done(outcome),
+        ..
+    }) = requests.get(key)
+    else {
         return flag.set(0);
     };
     outcome.write(status);
@@ -262,13 +268,19 @@ pub fn get_status(
 }
 
 pub fn free(call: &mut Call<'_>, request: Out<MPI_Request>) -> Result<(), Error> {
-    let key = call.world.request(request.get()?)?.ok_or(Error::BadRequest)?;
+    let key = call
+        .world
+        .request(request.get()?)?
+        .ok_or(Error::BadRequest)?;
     call.world.engine.inbox.detach(key);
     request.set(call.world.predefined.request_null)
 }
 
 pub fn cancel(call: &mut Call<'_>, request: Out<MPI_Request>) -> Result<(), Error> {
-    let key = call.world.request(request.get()?)?.ok_or(Error::BadRequest)?;
+    let key = call
+        .world
+        .request(request.get()?)?
+        .ok_or(Error::BadRequest)?;
     call.blame_request(key);
     call.world.engine.progress();
     call.world.engine.inbox.cancel(key);
@@ -283,7 +295,9 @@ pub fn waitall(
 ) -> Result<(), Error> {
     let keys = call.world.requests(count, requests)?;
     for key in keys.iter().flatten() {
-        call.world.engine.block_until(|inbox| inbox.is_done(*key).then_some(()));
+        call.world
+            .engine
+            .block_until(|inbox| inbox.is_done(*key).then_some(()));
     }
     complete_all(call, &keys, requests, statuses)
 }
@@ -318,7 +332,10 @@ pub fn waitany(
         Outcome::empty().write(status);
         return index.set(UNDEFINED);
     }
-    let found = call.world.engine.block_until(|inbox| first_done(inbox, &keys));
+    let found = call
+        .world
+        .engine
+        .block_until(|inbox| first_done(inbox, &keys));
     complete_one(call, found, requests, index, status)
 }
 
@@ -380,7 +397,8 @@ pub fn testsome(
 
 fn first_done(inbox: &Inbox, keys: &[Option<RequestKey>]) -> Option<(usize, RequestKey)> {
     let done = |(index, key): (usize, &Option<RequestKey>)| {
-        key.filter(|key| inbox.is_done(*key)).map(|key| (index, key))
+        key.filter(|key| inbox.is_done(*key))
+            .map(|key| (index, key))
     };
     keys.iter().enumerate().find_map(done)
 }
@@ -415,7 +433,12 @@ fn complete_all(
         };
         let comm = comm_of(&call.world.engine.inbox, *key);
         // The same request twice in one array has been taken already.
-        let outcome = call.world.engine.inbox.take_if_done(*key).unwrap_or_else(Outcome::empty);
+        let outcome = call
+            .world
+            .engine
+            .inbox
+            .take_if_done(*key)
+            .unwrap_or_else(Outcome::empty);
         outcome.write_with_error(statuses, index);
         requests.set_at(index, call.world.predefined.request_null)?;
         if let Err(error) = outcome.result() {

@@ -101,7 +101,8 @@ impl WireUp {
         let bytes = postcard::to_stdvec(mine).map_err(|error| broken(&error))?;
         let mut pipe = self.child.stdin.take().ok_or_else(|| broken(&"no pipe"))?;
         let len = (bytes.len() as u32).to_le_bytes();
-        pipe.write_all(&[&len[..], &bytes].concat()).map_err(|error| broken(&error))?;
+        pipe.write_all(&[&len[..], &bytes].concat())
+            .map_err(|error| broken(&error))?;
         let mut contacts = Vec::with_capacity(size as usize);
         for _ in 0..size {
             let mut len = [0; 4];
@@ -123,7 +124,11 @@ impl WireUp {
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
-        let pipe = self.child.stdout.as_mut().ok_or_else(|| broken(&"no pipe"))?;
+        let pipe = self
+            .child
+            .stdout
+            .as_mut()
+            .ok_or_else(|| broken(&"no pipe"))?;
         pipe.read_exact(bytes).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => broken(&"it ended too early; see its own words above"),
             _ => broken(&error),
@@ -135,7 +140,8 @@ fn program() -> Result<PathBuf, Error> {
     if let Some(path) = env::var_os(PROGRAM_VARIABLE) {
         return Ok(PathBuf::from(path));
     }
-    let own = own_path().ok_or_else(|| setup("can't tell where libmeander_mpi.so is".to_owned()))?;
+    let own =
+        own_path().ok_or_else(|| setup("can't tell where libmeander_mpi.so is".to_owned()))?;
     Ok(own.with_file_name(PROGRAM))
 }
 
@@ -143,7 +149,9 @@ fn program() -> Result<PathBuf, Error> {
 fn preload_without(own: &Path) -> Option<String> {
     let all = env::var("LD_PRELOAD").ok()?;
     let name = own.file_name();
-    let others = all.split([':', ' ']).filter(|entry| Path::new(entry).file_name() != name);
+    let others = all
+        .split([':', ' '])
+        .filter(|entry| Path::new(entry).file_name() != name);
     let rest = others.collect::<Vec<_>>().join(":");
     (!rest.is_empty()).then_some(rest)
 }

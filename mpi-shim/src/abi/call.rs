@@ -10,11 +10,11 @@ use mpi_sys::MPI_Comm;
 
 use crate::comm::Comm;
 use crate::constants::{ERR_INTERN, SUCCESS};
+use crate::ending;
 use crate::errors::{Error, raise};
 use crate::handles::RequestKey;
 use crate::inbox::comm_of;
 use crate::world::{Stage, World, stage};
-use crate::ending;
 
 /// A call of an MPI function, while it runs.
 pub struct Call<'a> {
@@ -39,10 +39,7 @@ impl Call<'_> {
 }
 
 /// Runs a function that needs MPI to be initialised.
-pub fn run(
-    function: &'static str,
-    body: impl FnOnce(&mut Call<'_>) -> Result<(), Error>,
-) -> c_int {
+pub fn run(function: &'static str, body: impl FnOnce(&mut Call<'_>) -> Result<(), Error>) -> c_int {
     guarded(function, || {
         let failure = {
             let mut stage = stage();
@@ -51,9 +48,13 @@ pub fn run(
                     let mut call = Call { world, blame: None };
                     let result = body(&mut call);
                     let blame = call.blame.take();
-                    result.err().map(|error| (error, blame.unwrap_or(world.comm_world.clone())))
+                    result
+                        .err()
+                        .map(|error| (error, blame.unwrap_or(world.comm_world.clone())))
                 }
-                Stage::Before | Stage::Finalized => return raise(function, &Error::NotRunning, None),
+                Stage::Before | Stage::Finalized => {
+                    return raise(function, &Error::NotRunning, None);
+                }
             }
         };
         // The state is unlocked again: an error handler may call MPI.
@@ -82,5 +83,6 @@ pub fn guarded<R>(function: &'static str, body: impl FnOnce() -> R) -> R {
 
 fn words(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no words)")
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no words)")
 }

@@ -7,8 +7,8 @@
 
 #![allow(non_snake_case, clippy::too_many_arguments)]
 
-pub mod call;
 mod absent;
+pub mod call;
 mod provided;
 
 use std::ffi::{CStr, c_int};

@@ -44,7 +44,9 @@ impl TypedBlocks {
     fn views(&self, call: &mut Call<'_>, size: usize) -> Result<Vec<View>, Error> {
         let mut view = |rank| {
             let start = self.buffer.offset(self.displacements.at(rank)? as isize);
-            call.world.datatypes.view(start, self.counts.at(rank)?, self.datatypes.at(rank)?)
+            call.world
+                .datatypes
+                .view(start, self.counts.at(rank)?, self.datatypes.at(rank)?)
         };
         (0..size).map(&mut view).collect()
     }
@@ -77,7 +79,10 @@ fn exchange(
     // In place, a block is overwritten before its turn to be sent comes: take all of them first.
     let outgoing = match outgoing {
         Some(outgoing) => outgoing,
-        None => incoming.iter().map(|block| copy(block, byte)).collect::<Result<_, _>>()?,
+        None => incoming
+            .iter()
+            .map(|block| copy(block, byte))
+            .collect::<Result<_, _>>()?,
     };
     incoming[rank].copy_from(&outgoing[rank])?;
     let mut channel = Channel::new(&mut call.world.engine, comm);

@@ -9,16 +9,15 @@ use crate::abi::call::Call;
 use crate::datatype::View;
 use crate::errors::Error;
 
-pub fn bcast(
-    call: &mut Call<'_>,
-    data: Block,
-    root: c_int,
-    comm: MPI_Comm,
-) -> Result<(), Error> {
+pub fn bcast(call: &mut Call<'_>, data: Block, root: c_int, comm: MPI_Comm) -> Result<(), Error> {
     let comm = call.comm(comm)?;
     let root = comm.root(root)?;
     let view = data.view(call)?;
-    spread(&mut Channel::new(&mut call.world.engine, &comm), &view, root)
+    spread(
+        &mut Channel::new(&mut call.world.engine, &comm),
+        &view,
+        root,
+    )
 }
 
 /// The broadcast itself.
@@ -40,5 +39,7 @@ pub fn spread(channel: &mut Channel<'_>, view: &View, root: usize) -> Result<(),
             sends.push(channel.start_send(rank(place + bit), view)?);
         }
     }
-    sends.into_iter().try_for_each(|started| channel.finish_send(started))
+    sends
+        .into_iter()
+        .try_for_each(|started| channel.finish_send(started))
 }

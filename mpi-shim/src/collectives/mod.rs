@@ -59,7 +59,8 @@ impl<'a> Channel<'a> {
     /// Begins to send.
     pub fn start_send(&mut self, to: usize, view: &View) -> Result<Started, Error> {
         let context = self.comm.collective();
-        self.engine.start_send(self.comm, context, to, TAG, view, SendMode::Standard)
+        self.engine
+            .start_send(self.comm, context, to, TAG, view, SendMode::Standard)
     }
 
     /// Begins to receive.
@@ -170,6 +171,8 @@ pub struct Block {
 
 impl Block {
     fn view(&self, call: &mut Call<'_>) -> Result<View, Error> {
-        call.world.datatypes.view(self.buffer, self.count, self.datatype)
+        call.world
+            .datatypes
+            .view(self.buffer, self.count, self.datatype)
     }
 }

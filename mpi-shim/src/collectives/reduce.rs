@@ -41,7 +41,9 @@ impl Reduction {
 
     /// Where the result goes.
     pub fn result(&self, call: &mut Call<'_>) -> Result<View, Error> {
-        call.world.datatypes.view(self.output, self.count, self.datatype)
+        call.world
+            .datatypes
+            .view(self.output, self.count, self.datatype)
     }
 }
 
@@ -173,11 +175,19 @@ fn to_all(
         channel.receive(rank - 1, &theirs)?;
         operation.apply(&theirs, &mine)?;
     }
-    let place = if rank < 2 * extra { rank / 2 } else { rank - extra };
+    let place = if rank < 2 * extra {
+        rank / 2
+    } else {
+        rank - extra
+    };
     let mut bit = 1;
     while bit < power {
         let other = place ^ bit;
-        let peer = if other < extra { other * 2 + 1 } else { other + extra };
+        let peer = if other < extra {
+            other * 2 + 1
+        } else {
+            other + extra
+        };
         channel.swap(peer, &mine, peer, &theirs)?;
         if peer < rank {
             operation.apply(&theirs, &mine)?;

@@ -2,9 +2,9 @@
 
 use mpi_sys::MPI_Comm;
 
+use super::Channel;
 use super::reduce::{Reduction, to_root};
 use super::scatter::deal;
-use super::Channel;
 use crate::abi::call::Call;
 use crate::errors::Error;
 use crate::memory::In;
@@ -36,7 +36,9 @@ pub fn reduce_scatter(
     if let Some(count) = counts.iter().find(|count| **count < 0) {
         return Err(Error::BadCount(*count));
     }
-    let total = counts.iter().try_fold(0, |sum: c_int, count| sum.checked_add(*count));
+    let total = counts
+        .iter()
+        .try_fold(0, |sum: c_int, count| sum.checked_add(*count));
     let count = total.ok_or(Error::BadArgument("the counts add up to more than an int"))?;
     let (operation, given) = Reduction { count, ..what }.given(call)?;
     let count = counts[comm.rank];

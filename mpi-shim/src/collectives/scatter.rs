@@ -32,11 +32,7 @@ pub fn scatter(
 }
 
 /// The root's part: a block to every rank, its own into `mine`.
-pub fn deal(
-    channel: &mut Channel<'_>,
-    blocks: &[View],
-    mine: Option<&View>,
-) -> Result<(), Error> {
+pub fn deal(channel: &mut Channel<'_>, blocks: &[View], mine: Option<&View>) -> Result<(), Error> {
     let root = channel.rank();
     let mut sends = Vec::with_capacity(blocks.len());
     for (rank, block) in blocks.iter().enumerate() {
@@ -47,5 +43,7 @@ pub fn deal(
     if let Some(mine) = mine {
         mine.copy_from(&blocks[root])?;
     }
-    sends.into_iter().try_for_each(|started| channel.finish_send(started))
+    sends
+        .into_iter()
+        .try_for_each(|started| channel.finish_send(started))
 }

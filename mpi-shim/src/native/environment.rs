@@ -43,7 +43,9 @@ pub fn isolated<R>(body: impl FnOnce() -> R) -> R {
 }
 
 fn is_hidden(name: &OsStr) -> bool {
-    HIDDEN_PREFIXES.iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
+    HIDDEN_PREFIXES
+        .iter()
+        .any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
 }
 
 fn set(name: &OsStr, value: &OsStr) {

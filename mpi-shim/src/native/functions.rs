@@ -1,6 +1,6 @@
 //! The functions of the native library that the shim itself calls, as safe Rust.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr;
 
 use mpi_sys::{MPI_Aint, MPI_Comm, MPI_Count, MPI_Datatype, MPI_Errhandler, MPI_Op};
@@ -66,15 +66,18 @@ calls! {
     fn raw_add_error_class = c"PMPI_Add_error_class"(class: *mut c_int);
     fn raw_add_error_code = c"PMPI_Add_error_code"(class: c_int, code: *mut c_int);
     fn raw_add_error_string = c"PMPI_Add_error_string"(code: c_int, text: *const c_char);
-    fn raw_error_string = c"PMPI_Error_string"(
-        code: c_int, text: *mut c_char, len: *mut c_int);
 }
 
 /// Initialises the library for this process alone. The environment decides how: see
 /// [`crate::launcher`].
 pub fn init_alone() -> Result<(), Error> {
     let mut provided = 0;
-    raw_init_thread(ptr::null_mut(), ptr::null_mut(), THREAD_MULTIPLE, &mut provided)?;
+    raw_init_thread(
+        ptr::null_mut(),
+        ptr::null_mut(),
+        THREAD_MULTIPLE,
+        &mut provided,
+    )?;
     let predefined = predefined();
     raw_comm_set_errhandler(predefined.comm_world, predefined.errors_return)?;
     raw_comm_set_errhandler(predefined.comm_self, predefined.errors_return)
@@ -171,7 +174,13 @@ pub fn type_true_extent(datatype: MPI_Datatype) -> Result<(isize, isize), Error>
 /// How the type was made: `MPI_COMBINER_..`.
 pub fn type_combiner(datatype: MPI_Datatype) -> Result<c_int, Error> {
     let (mut integers, mut addresses, mut datatypes, mut combiner) = (0, 0, 0, 0);
-    raw_type_get_envelope(datatype, &mut integers, &mut addresses, &mut datatypes, &mut combiner)?;
+    raw_type_get_envelope(
+        datatype,
+        &mut integers,
+        &mut addresses,
+        &mut datatypes,
+        &mut combiner,
+    )?;
     Ok(combiner)
 }
 
@@ -212,16 +221,6 @@ pub fn add_error_code(class: c_int, text: &str) -> Result<c_int, Error> {
     let text = CString::new(text).map_err(|_| Error::BadArgument("a text has a zero in it"))?;
     raw_add_error_string(code, text.as_ptr())?;
     Ok(code)
-}
-
-/// The library's text for an error code.
-pub fn error_string(code: c_int) -> Option<String> {
-    let mut text = [0 as c_char; mpi_sys::MPI_MAX_ERROR_STRING as usize + 1];
-    let mut len = 0;
-    raw_error_string(code, text.as_mut_ptr(), &mut len).ok()?;
-    // SAFETY: the library wrote a C string into the array, which had room for the longest.
-    let text = unsafe { CStr::from_ptr(text.as_ptr()) };
-    Some(text.to_string_lossy().into_owned())
 }
 
 fn predefined() -> &'static Predefined {

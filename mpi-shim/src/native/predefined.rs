@@ -1,8 +1,6 @@
 //! The predefined handles: in Open MPI, addresses of variables of the native library.
 
-use mpi_sys::{
-    MPI_Comm, MPI_Datatype, MPI_Errhandler, MPI_Group, MPI_Message, MPI_Op, MPI_Request,
-};
+use mpi_sys::{MPI_Comm, MPI_Datatype, MPI_Errhandler, MPI_Group, MPI_Op, MPI_Request};
 
 use super::{Handle, NotFound};
 
@@ -20,8 +18,6 @@ pub struct Predefined {
     pub group_null: MPI_Group,
     /// `MPI_REQUEST_NULL`
     pub request_null: MPI_Request,
-    /// `MPI_MESSAGE_NULL`
-    pub message_null: MPI_Message,
     /// `MPI_ERRORS_ARE_FATAL`
     pub errors_are_fatal: MPI_Errhandler,
     /// `MPI_ERRORS_RETURN`
@@ -51,7 +47,6 @@ impl Predefined {
             group_empty: MPI_Group(address("ompi_mpi_group_empty")?.cast()),
             group_null: MPI_Group(address("ompi_mpi_group_null")?.cast()),
             request_null: MPI_Request(address("ompi_request_null")?.cast()),
-            message_null: MPI_Message(address("ompi_message_null")?.cast()),
             errors_are_fatal: MPI_Errhandler(address("ompi_mpi_errors_are_fatal")?.cast()),
             errors_return: MPI_Errhandler(address("ompi_mpi_errors_return")?.cast()),
             errhandler_null: MPI_Errhandler(address("ompi_mpi_errhandler_null")?.cast()),
