@@ -1,14 +1,49 @@
 //! Hidden subcommands: the parts of a move that must be processes of their own.
 
-use std::ffi::OsString;
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use crate::checkpoint::{self, Error};
+use crate::shadow;
+
+/// Runs a program in the pid and mount namespaces of a process: `PID PROGRAM ARGUMENTS...`.
+pub(crate) const ENTER: &str = "enter";
+/// Restores a copy and stays as its pid namespace's init.
+pub(crate) const COPY_INIT: &str = "copy-init";
+/// Called by CRIU at the stages of a restore.
+pub(crate) const COPY_HOOK: &str = "copy-hook";
+/// What an original becomes.
+pub(crate) const SHADOW: &str = "shadow";
+/// The shadow's child, which has its port.
+pub(crate) const SHADOW_RELAY: &str = "shadow-relay";
 
 /// Runs the hidden subcommand that the command line names, if it names one: `main` calls this
 /// before it reads its options.
 pub fn run() -> Option<ExitCode> {
-    let name: OsString = std::env::args_os().nth(1)?;
-    match name.to_str()? {
-        // "shadow" => Some(crate::shadow::main()), and the guardian's helpers
-        _ => None,
+    let mut arguments = std::env::args_os().skip(1);
+    let name = arguments.next()?;
+    let rest: Vec<_> = arguments.collect();
+    Some(match name.to_str()? {
+        ENTER => checkpoint::enter::main(&rest),
+        COPY_INIT => checkpoint::init::main(&rest),
+        COPY_HOOK => checkpoint::hook::main(),
+        SHADOW => shadow::main(),
+        SHADOW_RELAY => shadow::relay::main(),
+        _ => return None,
+    })
+}
+
+/// The `meander` program: `$MEANDER_PROGRAM`, else this one.
+pub fn program() -> Result<PathBuf, Error> {
+    match std::env::var_os("MEANDER_PROGRAM") {
+        Some(path) => Ok(path.into()),
+        None => std::env::current_exe().map_err(Error::os("find the meander program")),
     }
+}
+
+/// A command that runs a hidden subcommand.
+pub(crate) fn command(name: &str) -> Result<Command, Error> {
+    let mut command = Command::new(program()?);
+    command.arg(name);
+    Ok(command)
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::Obstacle;
+
 /// Why a checkpoint, a restore or an injection failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -12,6 +14,14 @@ pub enum Error {
     Gone {
         /// The process.
         pid: i32,
+    },
+    /// It holds what can't move.
+    #[error("process {pid} can't be moved: {}", list(.obstacles))]
+    Obstacles {
+        /// The process.
+        pid: i32,
+        /// What.
+        obstacles: Vec<Obstacle>,
     },
     /// The operating system refused.
     #[error("{operation}: {source}")]
@@ -74,6 +84,11 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+}
+
+fn list(obstacles: &[Obstacle]) -> String {
+    let texts: Vec<String> = obstacles.iter().map(ToString::to_string).collect();
+    texts.join("; ")
 }
 
 impl Error {

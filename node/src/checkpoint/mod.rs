@@ -18,19 +18,27 @@
 //! move ended says so. [`Hold::find`] takes up a hold that a killed owner left. A [`HeldCopy`]
 //! lives no longer than the process that made it.
 
+mod channel;
 mod criu;
 mod dump;
+pub(crate) mod enter;
 mod error;
 mod freezer;
+pub(crate) mod hook;
+mod images;
+pub(crate) mod init;
 mod inject;
 mod inventory;
+mod limits;
+mod proc;
 mod restore;
 mod stdio;
 
+pub use criu::program as criu_program;
 pub use dump::{Dump, Manifest, dump};
 pub use error::Error;
 pub use freezer::Hold;
 pub use inject::become_shadow;
-pub use inventory::{Inventory, Needs, Obstacle, inspect};
+pub use inventory::{Inventory, NeededPath, Needs, Obstacle, PathKind, inspect};
 pub use restore::{Ended, HeldCopy, RunningCopy, restore};
 pub use stdio::{Channel, Stdio, StdioPlan};

@@ -1,12 +1,19 @@
 //! From an image to a held copy.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Child, Stdio as Redirect};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Manifest, Stdio};
+use super::freezer::Group;
+use super::init::{FromInit, Order, RESTORE_LOG, ToInit};
+use super::{Error, Manifest, Stdio, channel, criu, proc};
+use crate::hidden;
 
 /// A restored process that has not run yet, in a pid and mount namespace of its own.
 ///
@@ -14,7 +21,8 @@ use super::{Error, Manifest, Stdio};
 #[must_use = "a held copy is to be released or discarded"]
 #[derive(Debug)]
 pub struct HeldCopy {
-    pid: Pid,
+    copy: RunningCopy,
+    stdio: Stdio,
 }
 
 /// How a process ended.
@@ -26,32 +34,97 @@ pub enum Ended {
     Killed(i32),
 }
 
-/// A restored process that runs.
+/// A restored process that runs. Dropping it kills the process.
 #[derive(Debug)]
 pub struct RunningCopy {
     pid: Pid,
+    group: Group,
+    socket: UnixStream,
+    helper: Child,
 }
 
 /// Restores the image in `directory`, held. Takes about as long as the image is big; blocks.
 pub fn restore(directory: &Path, manifest: &Manifest) -> Result<HeldCopy, Error> {
-    let _ = (directory, manifest);
-    todo!()
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let group = Group::for_copy(&format!("{}-{number}", std::process::id()))?;
+    let started = start(directory, manifest, group.clone());
+    if started.is_err() {
+        let _ = group.kill();
+        let _ = group.remove();
+    }
+    started
+}
+
+fn start(directory: &Path, manifest: &Manifest, group: Group) -> Result<HeldCopy, Error> {
+    let (inner, stdio) = manifest.stdio.remake()?;
+    let order = Order {
+        criu: criu::program()?,
+        images: directory.to_owned(),
+        group: group.directory().to_owned(),
+        pid: manifest.pid,
+        threads: manifest.threads.clone(),
+        keys: inner.iter().map(|(key, _)| key.clone()).collect(),
+    };
+    let (socket, theirs) = UnixStream::pair().map_err(Error::os("make a socket pair"))?;
+    let helper = hidden::command(hidden::COPY_INIT)?
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Redirect::null())
+        .spawn()
+        .map_err(Error::os("start the helper that restores"))?;
+    let ends: Vec<BorrowedFd<'_>> = inner.iter().map(|(_, end)| end.as_fd()).collect();
+    channel::send(&socket, &ToInit::Restore(order))
+        .and_then(|()| channel::send_descriptors(&socket, &ends))
+        .map_err(Error::os("talk to the helper that restores"))?;
+    drop(inner);
+    let answer =
+        channel::receive(&socket).map_err(Error::os("hear from the helper that restores"))?;
+    match answer {
+        Some(FromInit::Restored) => {}
+        Some(FromInit::Failed { why }) => {
+            let log = directory.join(RESTORE_LOG);
+            return Err(Error::Criu {
+                what: "restore",
+                why,
+                log,
+            });
+        }
+        _ => return Err(Error::Restore("the helper that restores died".to_owned())),
+    }
+    let mut held = group.processes()?.into_iter();
+    let pid = held.find(|pid| {
+        let ids = proc::Status::of(*pid)
+            .map(|status| status.ns_pids())
+            .unwrap_or_default();
+        ids.last() == Some(&manifest.pid)
+    });
+    let pid = pid.ok_or(Error::Gone { pid: manifest.pid })?;
+    Ok(HeldCopy {
+        copy: RunningCopy {
+            pid,
+            group,
+            socket,
+            helper,
+        },
+        stdio,
+    })
 }
 
 impl HeldCopy {
     /// The copy, as this node numbers it.
     pub fn pid(&self) -> Pid {
-        self.pid
+        self.copy.pid
     }
 
     /// Lets it run.
     pub fn release(self) -> Result<(RunningCopy, Stdio), Error> {
-        todo!()
+        self.copy.group.thaw()?;
+        Ok((self.copy, self.stdio))
     }
 
     /// Kills it; it has run not one instruction.
     pub fn discard(self) {
-        todo!()
+        drop(self);
     }
 }
 
@@ -63,12 +136,42 @@ impl RunningCopy {
 
     /// Sends it a signal; nothing happens when it has ended.
     pub fn signal(&self, signal: Signal) -> Result<(), Error> {
-        let _ = signal;
-        todo!()
+        self.tell(&ToInit::Signal(signal as i32))
     }
 
-    /// Waits for its end.
+    /// Kills it, also where it is frozen.
+    pub fn kill(&self) -> Result<(), Error> {
+        self.tell(&ToInit::Kill)
+    }
+
+    /// Waits for its end. Ask once.
     pub fn wait(&self) -> Result<Ended, Error> {
-        todo!()
+        let answer =
+            channel::receive(&self.socket).map_err(Error::os("hear from the copy's init"))?;
+        match answer {
+            Some(FromInit::Ended(ended)) => Ok(ended),
+            // The init was killed, and the kernel killed the copy with it.
+            _ => Ok(Ended::Killed(Signal::SIGKILL as i32)),
+        }
+    }
+
+    fn tell(&self, message: &ToInit) -> Result<(), Error> {
+        match channel::send(&self.socket, message) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Error::os("tell the copy's init")(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for RunningCopy {
+    fn drop(&mut self) {
+        // The init ends with its socket, and kills what is left of the copy before. Where the init
+        // itself was killed, frozen processes of its namespace can die only after a thaw.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        let _ = self.group.kill();
+        let _ = self.helper.wait();
+        let _ = self.group.remove();
     }
 }

@@ -1,0 +1,6 @@
+//! The shadow's child, which has its port.
+
+/// The hidden subcommand.
+pub(crate) fn main() -> std::process::ExitCode {
+    todo!()
+}
