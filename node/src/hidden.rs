@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
 
 use crate::checkpoint::{self, Error};
 use crate::shadow;
@@ -10,8 +11,6 @@ use crate::shadow;
 pub(crate) const ENTER: &str = "enter";
 /// Restores a copy and stays as its pid namespace's init.
 pub(crate) const COPY_INIT: &str = "copy-init";
-/// Called by CRIU at the stages of a restore.
-pub(crate) const COPY_HOOK: &str = "copy-hook";
 /// What an original becomes.
 pub(crate) const SHADOW: &str = "shadow";
 /// The shadow's child, which has its port.
@@ -21,22 +20,31 @@ pub(crate) const SHADOW_RELAY: &str = "shadow-relay";
 /// before it reads its options.
 pub fn run() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
+    if arguments.len() == 0 && checkpoint::hook::is_called() {
+        return Some(checkpoint::hook::main());
+    }
     let name = arguments.next()?;
     let rest: Vec<_> = arguments.collect();
     Some(match name.to_str()? {
         ENTER => checkpoint::enter::main(&rest),
         COPY_INIT => checkpoint::init::main(&rest),
-        COPY_HOOK => checkpoint::hook::main(),
         SHADOW => shadow::main(),
         SHADOW_RELAY => shadow::relay::main(),
         _ => return None,
     })
 }
 
-/// The `meander` program: `$MEANDER_PROGRAM`, else this one.
-pub fn program() -> Result<PathBuf, Error> {
-    match std::env::var_os("MEANDER_PROGRAM") {
-        Some(path) => Ok(path.into()),
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says which program is `meander`, for programs that are not: tests.
+pub fn use_program(path: PathBuf) {
+    let _ = PROGRAM.set(path);
+}
+
+/// The `meander` program: this one, unless [`use_program`] said otherwise.
+pub(crate) fn program() -> Result<PathBuf, Error> {
+    match PROGRAM.get() {
+        Some(path) => Ok(path.clone()),
         None => std::env::current_exe().map_err(Error::os("find the meander program")),
     }
 }

@@ -80,7 +80,8 @@ fn is_noise(line: &str) -> bool {
     line.contains("RLIMIT_NOFILE")
         || line.starts_with("Dumping FAILED")
         || line.starts_with("Restoring FAILED")
-        || line.starts_with("Can't create kerndat cache")
+        || line.contains("cgroupd: recv req")
+        || line.contains("killed by signal 9")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `meander copy-hook`: called by CRIU at the stages of a restore; freezes the copy before it runs.
+//! `meander`, called by CRIU at the stages of a restore; freezes the copy before it runs.
 //!
 //! At `pre-resume` the restored threads stand in front of their first instruction, held by CRIU with
 //! ptrace; frozen here, they stay there when CRIU lets go. CRIU ignores a failure of this
@@ -13,24 +13,22 @@ use nix::unistd::Pid;
 
 use super::freezer::Group;
 use super::{Error, proc};
-use crate::hidden;
 
 /// The variable that names the control group.
 pub(super) const GROUP: &str = "MEANDER_COPY_GROUP";
 
-/// What CRIU is to call: it hands this to a shell.
-pub(super) fn script() -> Result<String, Error> {
-    let program = hidden::program()?.display().to_string();
-    Ok(format!(
-        "'{}' {}",
-        program.replace('\'', r"'\''"),
-        hidden::COPY_HOOK
-    ))
+/// The variable in which CRIU names the stage.
+const STAGE: &str = "CRTOOLS_SCRIPT_ACTION";
+
+/// Whether this process is a call of the hook. CRIU can pass no arguments: it runs the program by
+/// its path, so the environment has to say it.
+pub(crate) fn is_called() -> bool {
+    std::env::var_os(GROUP).is_some() && std::env::var_os(STAGE).is_some()
 }
 
-/// The hidden subcommand.
+/// The hook.
 pub(crate) fn main() -> ExitCode {
-    let stage = std::env::var("CRTOOLS_SCRIPT_ACTION").unwrap_or_default();
+    let stage = std::env::var(STAGE).unwrap_or_default();
     let done = match stage.as_str() {
         "pre-restore" => ready(),
         "pre-resume" => freeze(),
@@ -39,7 +37,7 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("meander copy-hook {stage}: {error}");
+            eprintln!("meander, called by CRIU at {stage}: {error}");
             ExitCode::FAILURE
         }
     }

@@ -119,7 +119,7 @@ fn inner() -> std::io::Result<()> {
 
 fn restore(order: &Order, group: &Group, ends: Vec<OwnedFd>) -> Result<(), String> {
     keep_pids_free(&order.threads).map_err(|error| format!("choose pids for CRIU: {error}"))?;
-    let hook = hook::script().map_err(|error| error.to_string())?;
+    let hook = hidden::program().map_err(|error| error.to_string())?;
     let mut command = Command::new(&order.criu);
     command
         .arg("restore")
@@ -136,8 +136,8 @@ fn restore(order: &Order, group: &Group, ends: Vec<OwnedFd>) -> Result<(), Strin
         "--restore-sibling",
         "--manage-cgroups=ignore",
         "--action-script",
-        &hook,
     ]);
+    command.arg(hook);
     for (key, end) in order.keys.iter().zip(&ends) {
         fcntl_setfd(end, FdFlags::empty()).map_err(|errno| errno.to_string())?;
         command.args(["--inherit-fd", &format!("fd[{}]:{key}", end.as_raw_fd())]);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::freezer::Group;
 use super::init::{FromInit, Order, RESTORE_LOG, ToInit};
+use super::stdio::make_raw;
 use super::{Error, Manifest, Stdio, channel, criu, proc};
 use crate::hidden;
 
@@ -76,7 +77,6 @@ fn start(directory: &Path, manifest: &Manifest, group: Group) -> Result<HeldCopy
     channel::send(&socket, &ToInit::Restore(order))
         .and_then(|()| channel::send_descriptors(&socket, &ends))
         .map_err(Error::os("talk to the helper that restores"))?;
-    drop(inner);
     let answer =
         channel::receive(&socket).map_err(Error::os("hear from the helper that restores"))?;
     match answer {
@@ -91,6 +91,7 @@ fn start(directory: &Path, manifest: &Manifest, group: Group) -> Result<HeldCopy
         }
         _ => return Err(Error::Restore("the helper that restores died".to_owned())),
     }
+    make_raw(&inner)?;
     let mut held = group.processes()?.into_iter();
     let pid = held.find(|pid| {
         let ids = proc::Status::of(*pid)

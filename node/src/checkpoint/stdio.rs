@@ -191,8 +191,6 @@ fn duplicate(fd: &OwnedFd) -> Result<OwnedFd, Error> {
     fd.try_clone().map_err(Error::os("duplicate a descriptor"))
 }
 
-/// A raw terminal: what the process writes arrives as it is, and the terminal at its shadow's end
-/// does what terminals do.
 fn terminal(window: (u16, u16)) -> Result<(OwnedFd, OwnedFd), Error> {
     let make = || -> rustix::io::Result<(OwnedFd, OwnedFd)> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -200,9 +198,6 @@ fn terminal(window: (u16, u16)) -> Result<(OwnedFd, OwnedFd), Error> {
         grantpt(&master)?;
         unlockpt(&master)?;
         let slave = ioctl_tiocgptpeer(&master, flags)?;
-        let mut attributes = tcgetattr(&slave)?;
-        attributes.make_raw();
-        tcsetattr(&slave, OptionalActions::Now, &attributes)?;
         let (ws_row, ws_col) = window;
         tcsetwinsize(
             &slave,
@@ -216,4 +211,21 @@ fn terminal(window: (u16, u16)) -> Result<(OwnedFd, OwnedFd), Error> {
         Ok((master, slave))
     };
     make().map_err(|errno| Error::os("make a terminal")(errno.into()))
+}
+
+/// Makes the terminals among the inner ends raw: what the process writes arrives as it is, and the
+/// terminal at its shadow's end does what terminals do. To be called after CRIU, which gives
+/// them the attributes of the original's.
+pub(super) fn make_raw(inner: &[(String, OwnedFd)]) -> Result<(), Error> {
+    for (key, end) in inner {
+        if key.starts_with("tty[") {
+            let make = || -> rustix::io::Result<()> {
+                let mut attributes = tcgetattr(end)?;
+                attributes.make_raw();
+                tcsetattr(end, OptionalActions::Now, &attributes)
+            };
+            make().map_err(|errno| Error::os("make a terminal raw")(errno.into()))?;
+        }
+    }
+    Ok(())
 }
