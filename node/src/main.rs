@@ -93,7 +93,9 @@ enum Command {
     #[command(hide = true)]
     MoveSource {
         #[arg(long)]
-        order: String,
+        order: Option<String>,
+        #[arg(long)]
+        recover: Option<PathBuf>,
     },
     #[command(hide = true)]
     Guardian,
@@ -146,11 +148,14 @@ fn run(command: Command) -> Result<u8, Error> {
             logs::start();
             directory::server::start(&files.cluster, &files.key, store)?;
         }
-        Command::MoveSource { order } => {
+        Command::MoveSource { order, recover } => {
             logs::start();
             // The agent that waits for this process reads from its exit code whether the rank is
             // still the agent's to look after.
-            let moved = moves::source::start(&order)?;
+            let moved = match recover {
+                Some(journal) => moves::source::recover(&journal)?,
+                None => moves::source::start(&order.unwrap_or_default())?,
+            };
             return Ok(if moved { exit::DONE } else { exit::ROLLED_BACK });
         }
         Command::Guardian => {

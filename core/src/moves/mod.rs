@@ -16,6 +16,7 @@
 //! until it answers.
 
 mod destination;
+mod plan;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use destination::{Destination, DestinationEffect, DestinationEnd};
-pub use source::{Plan, Source, SourceEffect, SourceEnd, Verdict};
+pub use plan::Plan;
+pub use source::{Source, SourceEffect, SourceEnd, Verdict};
 pub use watch::Times;
 
 use crate::directory::{Refusal, Reply};

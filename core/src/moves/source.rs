@@ -4,32 +4,12 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use super::plan::Plan;
 use super::watch::{Times, Watch};
 use super::{Asked, FromGuardian, MoveLimits, Phase, Trouble, refused};
-use crate::directory::{Commit, Refusal, Reply, Request, Shadow};
-use crate::ids::{Epoch, MoveId, NodeName, PortId};
+use crate::directory::{Refusal, Reply, Request};
+use crate::ids::Epoch;
 use crate::time::Time;
-
-/// What is to be moved, and where to.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The rank's port.
-    pub port: PortId,
-    /// The epoch it has.
-    pub from: Epoch,
-    /// This attempt.
-    pub move_id: MoveId,
-    /// The attempt to take the rank back, should its copy be lost between commit and release.
-    pub reclaim_id: MoveId,
-    /// This node.
-    pub here: NodeName,
-    /// The rank's process, as this node sees it.
-    pub host_pid: u32,
-    /// The destination.
-    pub there: NodeName,
-    /// The rank's shadow, if it has one already.
-    pub shadow: Option<Shadow>,
-}
 
 /// What the original is told as it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +120,7 @@ enum State {
     Copying,
     Confirming,
     Committing { since: Time },
+    Recovering { why: Trouble },
     Settling { why: Trouble, copy_gone: bool },
     Attaching { epoch: Epoch },
     Reclaiming { why: Trouble, from: Epoch },
@@ -166,6 +147,18 @@ impl Source {
             confirmed: None,
             warnings: Vec::new(),
         }
+    }
+
+    /// Takes over a move whose owner was killed, at whatever point: nothing is done before the
+    /// directory has said, for good, whether it was committed.
+    pub fn recover(plan: Plan, limits: MoveLimits, now: Time) -> Source {
+        let why = Trouble::new("the process that owned the move was killed");
+        let mut source = Source::new(plan, limits, now);
+        source.effects.clear();
+        source.enter(Phase::Commit, State::Recovering { why }, now);
+        (source.suspended, source.held, source.unsure) = (true, true, true);
+        source.ask_reclaimed();
+        source
     }
 
     /// The phase it is in; while rolling back, the one that failed.
@@ -300,6 +293,10 @@ impl Source {
                 self.asking = false;
                 self.commit_asked(now, since, asked);
             }
+            State::Recovering { why } => {
+                let why = why.clone();
+                self.recovering_asked(now, why, asked);
+            }
             State::Settling { why, copy_gone } => {
                 let (why, copy_gone) = (why.clone(), *copy_gone);
                 self.settling_asked(now, why, copy_gone, asked);
@@ -366,6 +363,7 @@ impl Source {
                 self.shadow(now, epoch);
             }
             State::Committing { .. } => self.ask_commit(),
+            State::Recovering { .. } => self.ask_reclaimed(),
             State::Settling { .. } => self.ask_settle(),
             State::Reclaiming { from, .. } => {
                 let from = *from;
@@ -455,6 +453,23 @@ impl Source {
         self.ask_settle();
     }
 
+    /// First whether the rank was taken back, then whether it had gone.
+    fn recovering_asked(&mut self, now: Time, why: Trouble, asked: Asked) {
+        match asked {
+            Asked::Answered(Reply::Committed { epoch }) => {
+                self.resume(why, Verdict::Attach(epoch));
+            }
+            Asked::Answered(Reply::Aborted) => {
+                self.state = State::Settling {
+                    why,
+                    copy_gone: false,
+                };
+                self.ask_settle();
+            }
+            _ => self.retry(now),
+        }
+    }
+
     fn settling_asked(&mut self, now: Time, why: Trouble, copy_gone: bool, asked: Asked) {
         match asked {
             Asked::Answered(Reply::Aborted) => self.roll_back(now, why),
@@ -542,43 +557,23 @@ impl Source {
 
     fn ask_commit(&mut self) {
         self.asking = true;
-        let plan = &self.plan;
-        let first = Shadow {
-            node: plan.here.clone(),
-            host_pid: plan.host_pid,
-        };
-        let commit = Commit {
-            move_id: plan.move_id,
-            from: plan.from,
-            node: plan.there.clone(),
-            host_pid: self.confirmed.unwrap_or_default(),
-            shadow: Some(plan.shadow.clone().unwrap_or(first)),
-        };
-        self.effects.push_back(SourceEffect::Ask(Request::Commit {
-            port: plan.port,
-            commit,
-        }));
+        let request = self.plan.commit(self.confirmed.unwrap_or_default());
+        self.effects.push_back(SourceEffect::Ask(request));
     }
 
     fn ask_settle(&mut self) {
-        let (port, move_id) = (self.plan.port, self.plan.move_id);
         self.effects
-            .push_back(SourceEffect::Ask(Request::Settle { port, move_id }));
+            .push_back(SourceEffect::Ask(self.plan.settle()));
+    }
+
+    fn ask_reclaimed(&mut self) {
+        self.effects
+            .push_back(SourceEffect::Ask(self.plan.settle_reclaim()));
     }
 
     fn ask_reclaim(&mut self, from: Epoch) {
-        let plan = &self.plan;
-        let commit = Commit {
-            move_id: plan.reclaim_id,
-            from,
-            node: plan.here.clone(),
-            host_pid: plan.host_pid,
-            shadow: plan.shadow.clone(),
-        };
-        self.effects.push_back(SourceEffect::Ask(Request::Commit {
-            port: plan.port,
-            commit,
-        }));
+        self.effects
+            .push_back(SourceEffect::Ask(self.plan.reclaim(from)));
     }
 }
 

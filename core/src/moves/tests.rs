@@ -43,6 +43,19 @@ enum Process {
     Held,
 }
 
+fn plan() -> Plan {
+    Plan {
+        port: PORT,
+        from: Epoch(4),
+        move_id: MoveId(1),
+        reclaim_id: MoveId(2),
+        here: NodeName("a".into()),
+        host_pid: 10,
+        there: NodeName("b".into()),
+        shadow: None,
+    }
+}
+
 impl World {
     fn new() -> World {
         let mut directory = Directory::default();
@@ -66,21 +79,11 @@ impl World {
             shadow: None,
         };
         directory.handle(Request::Register { port: PORT, entry });
-        let plan = Plan {
-            port: PORT,
-            from: Epoch(4),
-            move_id: MoveId(1),
-            reclaim_id: MoveId(2),
-            here: NodeName("a".into()),
-            host_pid: 10,
-            there: NodeName("b".into()),
-            shadow: None,
-        };
         World {
             now: Time(0),
             directory,
             directory_up: true,
-            source: Source::new(plan, MoveLimits::default(), Time(0)),
+            source: Source::new(plan(), MoveLimits::default(), Time(0)),
             destination: None,
             to_guardian: VecDeque::new(),
             from_guardian: VecDeque::new(),
@@ -155,6 +158,12 @@ impl World {
                 destination.handle_copy_ended(Trouble::new("killed"));
             }
             4 => self.now = Time(self.now.0 + 400_000_000_000),
+            5 if self.source_end.is_none() => {
+                self.trace.push("the owner of the move is killed".into());
+                self.source = Source::recover(plan(), MoveLimits::default(), self.now);
+                self.connected = false;
+                self.told_lost.0 = true;
+            }
             _ => {}
         }
     }
@@ -510,14 +519,14 @@ proptest! {
     #[test]
     fn never_two_live_copies_and_always_an_end(
         script in proptest::collection::vec(
-            (0..6u8, prop_oneof![12 => Just(0u8), 1 => 1..5u8]), 0..160)
+            (0..6u8, prop_oneof![12 => Just(0u8), 1 => 1..6u8]), 0..160)
     ) {
         run(&script);
     }
 
     #[test]
     fn the_same_under_heavy_fire(
-        script in proptest::collection::vec((0..6u8, 0..5u8), 0..120)
+        script in proptest::collection::vec((0..6u8, 0..6u8), 0..120)
     ) {
         run(&script);
     }

@@ -3,8 +3,10 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use meander::{NodeName, PortId};
 use meander_core::directory::Entry;
@@ -14,8 +16,13 @@ use meander_core::{Identity, MoveId};
 use super::local::Refusal;
 use super::ranks::Rank;
 use super::{Agent, shadows};
-use crate::moves::Order;
+use crate::moves::{Journal, Order};
 use crate::{Error, keyfile, logs};
+
+/// Pause before a move whose owner was killed is taken over.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(200);
+/// Exit code of a Rust program that panicked.
+const PANICKED: i32 = 101;
 
 /// Whether this user may move this rank there.
 pub(super) fn check(entry: &Entry, uid: u32, to: &NodeName) -> Result<(), Trouble> {
@@ -56,9 +63,9 @@ pub(super) fn start(
         return Err(Refusal::not_possible(Trouble::new(why)));
     }
     match launch(agent, port, &rank, to, user) {
-        Ok(mover) => {
+        Ok((order, mover)) => {
             let agent = agent.clone();
-            std::thread::spawn(move || wait(&agent, port, &rank, mover));
+            std::thread::spawn(move || wait(&agent, port, &rank, &order, mover));
             Ok(())
         }
         Err(why) => {
@@ -74,7 +81,7 @@ fn launch(
     rank: &Rank,
     to: &NodeName,
     user: UnixStream,
-) -> Result<Child, Trouble> {
+) -> Result<(Order, Child), Trouble> {
     let entry = rank.entry();
     // The shadow is known to the directory only: the rank itself does not know that it has one.
     let listed = agent.directory.lookup(port)?;
@@ -86,12 +93,13 @@ fn launch(
         to: to.clone(),
         port,
         move_id: MoveId(keyfile::random_id()),
+        reclaim_id: MoveId(keyfile::random_id()),
         entry: Entry {
             shadow,
             ..entry.clone()
         },
     };
-    let order = serde_json::to_string(&order).map_err(|error| Trouble::new(error.to_string()))?;
+    let text = serde_json::to_string(&order).map_err(|error| Trouble::new(error.to_string()))?;
     let connection = rank.hand_over().ok_or_else(|| {
         let name = format!("{}/{}", entry.identity.job, entry.identity.rank);
         Trouble::new(format!(
@@ -101,18 +109,29 @@ fn launch(
     })?;
     let log = format!("move-{}-{}", entry.identity.job, entry.identity.rank);
     Command::new("/proc/self/exe")
-        .args(["move-source", "--order", &order])
+        .args(["move-source", "--order", &text])
         .stdin(Stdio::from(OwnedFd::from(connection)))
         .stdout(Stdio::from(OwnedFd::from(user)))
         .stderr(logs::open(&log))
         .spawn()
+        .map(|mover| (order, mover))
         .map_err(|error| Error::io("starting the owner of the move")(error).into())
 }
 
-/// Waits for the owner of a move to end. Its exit code says whether the rank has moved.
-fn wait(agent: &Arc<Agent>, port: PortId, rank: &Arc<Rank>, mut mover: Child) {
-    let moved = mover.wait().is_ok_and(|status| status.success());
-    if moved {
+/// Waits for the owner of a move to end. Its exit code says whether the rank has moved; one that
+/// was killed is followed by another that brings the move to its end.
+fn wait(agent: &Arc<Agent>, port: PortId, rank: &Arc<Rank>, order: &Order, mut mover: Child) {
+    let mut moved = ended(&mut mover);
+    let journal = Journal::path_of(order);
+    while moved.is_none() && journal.exists() {
+        tracing::error!(
+            "the owner of move {} was killed; another takes over",
+            order.move_id
+        );
+        std::thread::sleep(RECOVERY_PAUSE);
+        moved = launch_recovery(&journal).and_then(|mut mover| ended(&mut mover));
+    }
+    if moved == Some(true) {
         agent.ranks.moved_away(port, rank);
         if let Ok(Some(entry)) = agent.directory.lookup(port)
             && let Some(shadow) = entry.shadow.filter(|shadow| shadow.node == *agent.node())
@@ -121,4 +140,35 @@ fn wait(agent: &Arc<Agent>, port: PortId, rank: &Arc<Rank>, mut mover: Child) {
         }
     }
     agent.ranks.end_move(port);
+}
+
+/// Brings moves to their end that were left without an owner before this agent was started.
+pub(super) fn recover_orphans() {
+    for journal in Journal::orphans() {
+        tracing::warn!(
+            "{} has no owner any more; another takes over",
+            journal.display()
+        );
+        std::thread::spawn(move || launch_recovery(&journal).map(|mut mover| mover.wait()));
+    }
+}
+
+/// Whether the rank has moved; `None` where the process did not live to say so.
+fn ended(mover: &mut Child) -> Option<bool> {
+    let code = mover.wait().ok()?.code()?;
+    (code != PANICKED).then_some(code == 0)
+}
+
+fn launch_recovery(journal: &Path) -> Option<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg("move-source")
+        .arg("--recover")
+        .arg(journal)
+        .stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(logs::open("recovery"));
+    command
+        .spawn()
+        .inspect_err(|error| tracing::error!("starting a recovery: {error}"))
+        .ok()
 }

@@ -77,6 +77,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     // Last: whoever finds the socket finds an agent that can answer.
     let users = listen_locally()?;
     shadows::start(&agent);
+    departure::recover_orphans();
     let serving = agent.clone();
     std::thread::spawn(move || {
         let error = secure::serve(&peers, &serving.key.clone(), {

@@ -6,10 +6,13 @@
 
 pub mod destination;
 mod image;
+mod journal;
 mod pause;
 mod report;
 pub mod source;
 mod verdict;
+
+pub use journal::Journal;
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -48,6 +51,8 @@ pub struct Order {
     pub port: PortId,
     /// This attempt.
     pub move_id: MoveId,
+    /// The attempt to take the rank back, should its copy be lost.
+    pub reclaim_id: MoveId,
     /// What is known of the rank.
     pub entry: Entry,
 }
@@ -94,12 +99,17 @@ fn address_of(cluster: &Cluster, node: &NodeName) -> Result<IpAddr, Error> {
     Ok(cluster.address(node)?.ip())
 }
 
-/// A directory in memory for an image: in `$MEANDER_IMAGE_DIR`, or in `/dev/shm`. Nobody else's.
-fn image_directory(move_id: MoveId, side: &str) -> Result<PathBuf, Error> {
-    use std::os::unix::fs::DirBuilderExt;
+/// Where the image of a move lies: in `$MEANDER_IMAGE_DIR`, or in `/dev/shm`.
+fn image_path(move_id: MoveId, side: &str) -> PathBuf {
     let parent = std::env::var_os("MEANDER_IMAGE_DIR")
         .map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
-    let path = parent.join(format!("meander-{move_id}-{side}"));
+    parent.join(format!("meander-{move_id}-{side}"))
+}
+
+/// Makes the directory of an image, which is nobody else's.
+fn image_directory(move_id: MoveId, side: &str) -> Result<PathBuf, Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    let path = image_path(move_id, side);
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&path)

@@ -36,6 +36,15 @@ impl Report {
         report
     }
 
+    /// Where no user waits.
+    pub fn to_nobody() -> Report {
+        Report {
+            user: None,
+            last: None,
+            told: Instant::now(),
+        }
+    }
+
     /// The move is in this phase, or this one failed.
     pub fn phase(&mut self, phase: Phase, rolling_back: bool) {
         let known = self

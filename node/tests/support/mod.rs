@@ -138,7 +138,7 @@ impl Drop for Cluster {
                 continue;
             };
             let words = meander_node::process::arguments(pid);
-            if words.iter().any(|word| *word == cluster)
+            if words.contains(&cluster)
                 && let Some(process) = meander_node::process::Process::find(pid)
             {
                 process.kill();

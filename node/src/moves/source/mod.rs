@@ -1,0 +1,291 @@
+//! `meander move-source`: the process that owns a move where the rank is.
+//!
+//! The machine in `meander_core::moves` decides; here is what drives it, and in [`phases`] what it
+//! decides on.
+
+mod phases;
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use meander::{Key, Port, Stream};
+use meander_core::directory::Request;
+use meander_core::moves::{
+    FromGuardian, MoveLimits, Plan, Source, SourceEffect, SourceEnd, ToGuardian, Trouble,
+};
+
+use super::report::Report;
+use super::{Clock, Journal, Order, detach, image_path, pause};
+use crate::checkpoint::{Dump, Hold};
+use crate::cluster::Cluster;
+use crate::directory::Client;
+use crate::guardian::{Baton, Handle};
+use crate::process::Process;
+use crate::user::Moving;
+use crate::{Error, keyfile};
+
+/// How often a waiting mover looks whether the rank still lives.
+const PERIOD: Duration = Duration::from_millis(100);
+/// How long the last words to the guardian may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Carries out the move that the agent's order (JSON) describes. Returns whether the rank has moved.
+pub fn start(order: &str) -> Result<bool, Error> {
+    let order: Order = serde_json::from_str(order).map_err(|error| Error::Protocol {
+        peer: "the agent".into(),
+        why: format!("gave a bad order: {error}"),
+    })?;
+    let (rank, user) = detach()?;
+    let mut report = Report::start(UnixStream::from(user), moving(&order));
+    let mover = match Mover::new(order, Vec::new()) {
+        Ok(mover) => mover,
+        Err(error) => {
+            report.refuse(Trouble::new(error.to_string()).mend(error.mend()));
+            return Err(error);
+        }
+    };
+    Ok(Mover {
+        rank: Some(UnixStream::from(rank)),
+        report,
+        ..mover
+    }
+    .finish())
+}
+
+/// Brings a move to its end whose owner was killed. Returns whether the rank has moved.
+pub fn recover(journal: &Path) -> Result<bool, Error> {
+    detach()?;
+    let Journal { order, shadow, .. } = Journal::read(journal)?;
+    let mut mover = Mover::new(order, shadow)?;
+    let pid = mover.pid();
+    mover.machine = Source::recover(plan(&mover.order), MoveLimits::default(), mover.clock.now());
+    mover.hold = Hold::find(pid)?;
+    mover.guardian = Handle::of(pid)?;
+    mover.departed = mover.guardian.is_some();
+    mover.recovering = true;
+    Ok(mover.finish())
+}
+
+fn moving(order: &Order) -> Moving {
+    let identity = &order.entry.identity;
+    let name = format!("{}/{}", identity.job, identity.rank);
+    Moving {
+        name,
+        from: order.node.clone(),
+        to: order.to.clone(),
+    }
+}
+
+struct Mover {
+    order: Order,
+    cluster: Cluster,
+    key: Key,
+    directory: Client,
+    clock: Clock,
+    machine: Source,
+    report: Report,
+    journal: Journal,
+    /// Whether the move had another owner, which was killed.
+    recovering: bool,
+    /// The rank's control connection, until it has suspended its port.
+    rank: Option<UnixStream>,
+    process: Option<Process>,
+    line: Option<Line>,
+    hold: Option<Hold>,
+    /// The guardian that the rank has here, if it has moved before.
+    guardian: Option<Handle>,
+    departed: bool,
+    baton: Option<Baton>,
+    dump: Option<Dump>,
+}
+
+/// The streams to the guardian at the destination.
+struct Line {
+    port: Port,
+    control: Stream,
+    image: Stream,
+}
+
+impl Mover {
+    fn new(order: Order, shadow: Vec<u8>) -> Result<Mover, Error> {
+        let cluster = Cluster::read(&order.cluster)?;
+        let key = keyfile::read(&order.key)?;
+        let clock = Clock::start();
+        Ok(Mover {
+            machine: Source::new(plan(&order), MoveLimits::default(), clock.now()),
+            directory: Client::new(cluster.clone(), key.clone()),
+            process: Process::find(order.entry.host_pid),
+            journal: Journal::begin(order.clone(), shadow)?,
+            order,
+            cluster,
+            key,
+            clock,
+            report: Report::to_nobody(),
+            recovering: false,
+            rank: None,
+            line: None,
+            hold: None,
+            guardian: None,
+            departed: false,
+            baton: None,
+            dump: None,
+        })
+    }
+
+    fn finish(self) -> bool {
+        let Moving { name, from, to } = moving(&self.order);
+        tracing::info!("moving rank {name} from {from} to {to}");
+        let end = self.drive();
+        tracing::info!("rank {name}: {end:?}");
+        matches!(end, SourceEnd::Moved { .. })
+    }
+
+    fn drive(mut self) -> SourceEnd {
+        let mut phase = None;
+        loop {
+            while let Some(effect) = self.machine.poll_effect() {
+                let (now, back) = (self.machine.phase(), self.machine.is_rolling_back());
+                self.report.phase(now, back);
+                if phase != Some(now) {
+                    phase = Some(now);
+                    pause::at(now.name());
+                }
+                if let SourceEffect::Finish(end) = effect {
+                    self.report.end(end.clone());
+                    self.clean_up();
+                    return end;
+                }
+                self.carry_out(effect);
+            }
+            self.wait();
+        }
+    }
+
+    fn carry_out(&mut self, effect: SourceEffect) {
+        tracing::debug!("{effect:?}");
+        match effect {
+            SourceEffect::Check => {
+                let checked = self.check();
+                self.machine.handle_checked(self.clock.now(), checked);
+            }
+            SourceEffect::Suspend => self.suspend(),
+            SourceEffect::Freeze => {
+                let frozen = self.freeze();
+                self.machine.handle_frozen(self.clock.now(), frozen);
+            }
+            SourceEffect::Copy => {
+                let copied = self.copy();
+                self.machine.handle_copied(self.clock.now(), copied);
+            }
+            SourceEffect::Ask(request) => self.ask(&request),
+            SourceEffect::TellCommitted(epoch) => self.tell(&ToGuardian::Committed { epoch }),
+            SourceEffect::TellAbort(why) => self.tell(&ToGuardian::Abort { why }),
+            SourceEffect::Resume { thaw, verdict } => {
+                let resumed = self.resume(thaw, verdict);
+                self.machine.handle_resumed(self.clock.now(), resumed);
+            }
+            SourceEffect::Shadow => {
+                let shadowed = self.become_shadow();
+                self.machine.handle_shadowed(self.clock.now(), shadowed);
+            }
+            SourceEffect::Finish(_) => {}
+        }
+    }
+
+    /// Waits for the guardian's next word, the rank's end or a deadline.
+    fn wait(&mut self) {
+        let now = self.clock.now();
+        let due = self
+            .machine
+            .poll_timeout()
+            .map_or(PERIOD, |at| at.since(now));
+        let pause = due.min(PERIOD);
+        match self
+            .line
+            .as_ref()
+            .map(|line| line.control.recv(Some(pause)))
+        {
+            None => std::thread::sleep(pause),
+            Some(Ok(Some(bytes))) => self.hear(&bytes),
+            Some(Ok(None)) => self.guardian_lost("it has ended"),
+            Some(Err(meander::Error::TimedOut { .. } | meander::Error::Moving { .. })) => {}
+            Some(Err(error)) => self.guardian_lost(&error.to_string()),
+        }
+        if self
+            .process
+            .as_ref()
+            .is_none_or(|process| process.has_ended(Some(Duration::ZERO)))
+        {
+            self.machine.handle_ended(self.clock.now());
+        }
+        self.machine.handle_timeout(self.clock.now());
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        match postcard::from_bytes::<FromGuardian>(bytes) {
+            Ok(message) => {
+                if let FromGuardian::Confirmed { shadow, .. } = &message
+                    && let Err(error) = self.journal.set_shadow(shadow.clone())
+                {
+                    tracing::warn!("{error}");
+                }
+                self.machine.handle_guardian(self.clock.now(), message);
+            }
+            Err(_) => self.guardian_lost("it says what can't be decoded"),
+        }
+    }
+
+    fn guardian_lost(&mut self, why: &str) {
+        // Its last word may have arrived with the end of the stream: nothing is read after that.
+        self.line = None;
+        let why = Trouble::new(format!("the guardian on {} is lost: {why}", self.order.to));
+        self.machine.handle_guardian_lost(self.clock.now(), why);
+    }
+
+    fn ask(&mut self, request: &Request) {
+        let asked = self.directory.ask(request);
+        tracing::debug!("the directory: {asked:?}");
+        self.machine.handle_directory(self.clock.now(), asked);
+    }
+
+    fn tell(&mut self, message: &ToGuardian) {
+        let Some(line) = &self.line else { return };
+        let told = postcard::to_stdvec(message).map(|bytes| line.control.send(&bytes));
+        if !matches!(told, Ok(Ok(()))) {
+            tracing::warn!("the guardian was not told: {message:?}");
+        }
+    }
+
+    fn clean_up(self) {
+        self.journal.end();
+        if let Some(line) = self.line {
+            let _ = line.control.finish();
+            let _ = line.port.flush(Some(LAST_WORDS));
+        }
+        let _ = std::fs::remove_dir_all(image_path(self.order.move_id, "source"));
+    }
+
+    fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.order.entry.host_pid as i32)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.process
+            .as_ref()
+            .is_none_or(|process| process.has_ended(Some(Duration::ZERO)))
+    }
+}
+
+fn plan(order: &Order) -> Plan {
+    Plan {
+        port: order.port,
+        from: order.entry.epoch,
+        move_id: order.move_id,
+        reclaim_id: order.reclaim_id,
+        here: order.node.clone(),
+        host_pid: order.entry.host_pid,
+        there: order.to.clone(),
+        shadow: order.entry.shadow.clone(),
+    }
+}
