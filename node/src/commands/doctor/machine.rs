@@ -7,6 +7,7 @@ use std::process::Command;
 use rustix::process::{Resource, getrlimit, getuid};
 
 use super::Finding;
+use crate::checkpoint;
 
 /// Locked memory that RDMA wants at least, in bytes.
 const MEMLOCK_BYTES: u64 = 1 << 30;
@@ -49,7 +50,7 @@ fn user() -> Finding {
 fn criu() -> Finding {
     let mend = "make one with ci/criu-tree.sh (`cargo xtask setup` runs it), or set MEANDER_CRIU; \
                 CRIU 3.17 of Debian 12 fails on kernels newer than Debian 12's";
-    let program = match criu_program() {
+    let program = match checkpoint::criu_program() {
         Ok(program) => program,
         Err(error) => return Finding::fail("criu", error.to_string(), mend),
     };
@@ -264,12 +265,4 @@ fn said(command: &mut Command) -> Result<String, String> {
         .rfind(|line| !line.trim().is_empty())
         .unwrap_or_default();
     Err(format!("{} ({last})", output.status))
-}
-
-fn criu_program() -> Result<PathBuf, String> {
-    let made = "/var/cache/meander/criu/criu";
-    let chosen = std::env::var_os("MEANDER_CRIU").map(PathBuf::from);
-    chosen
-        .or(Path::new(made).exists().then(|| made.into()))
-        .ok_or("there is no CRIU".into())
 }
