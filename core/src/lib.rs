@@ -16,6 +16,8 @@ mod key;
 pub mod limits;
 mod location;
 pub mod moves;
+#[cfg_attr(not(feature = "planted-faults"), allow(dead_code))]
+mod planted;
 pub mod port;
 mod stream;
 mod time;
@@ -27,6 +29,8 @@ pub use ids::{BufferId, Epoch, JobId, LinkId, MoveId, NodeName, PortId, Seq, Str
 pub use key::Key;
 pub use limits::Limits;
 pub use location::{Card, Contact, Location, TransportKind};
+#[cfg(feature = "planted-faults")]
+pub use planted::{PlantedFault, plant};
 pub use stream::StreamKind;
 pub use time::Time;
 pub use transport::{Place, Slice};

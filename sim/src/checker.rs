@@ -167,6 +167,13 @@ impl Checker {
         }
     }
 
+    /// Whether every message has come, or at least its envelope.
+    pub fn has_all_arrived(&self) -> bool {
+        let arrived = |stream| self.arrived.get(stream).copied().unwrap_or(0);
+        let mut streams = self.sent.iter();
+        streams.all(|(stream, sent)| arrived(stream) == *sent || self.refused.contains(stream))
+    }
+
     /// In the end every message must have arrived.
     pub fn finish(&mut self) {
         for (stream, sent) in self.sent.clone() {

@@ -23,6 +23,7 @@ pub const REQUIRED: &[&str] = &[
     "fault: step of a move fails",
     "fault: held copy killed",
     "fault: old copy wakes up",
+    "window filled",
     "stream accepted",
     "stream refused",
     "stream finished",

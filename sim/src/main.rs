@@ -25,10 +25,17 @@ struct Options {
     /// Moves begun in each run.
     #[arg(long, default_value_t = 20)]
     moves: usize,
+    /// Plant one fault after another and see that each is found.
+    #[cfg(feature = "planted-faults")]
+    #[arg(long)]
+    mutants: bool,
     /// Ports in each run; 0: the seed decides, 2 to 16.
     #[arg(long, default_value_t = 0)]
     ranks: usize,
 }
+
+#[cfg(feature = "planted-faults")]
+mod mutants;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -37,6 +44,10 @@ fn main() -> ExitCode {
         moves: options.moves,
         ..Plan::default()
     };
+    #[cfg(feature = "planted-faults")]
+    if options.mutants {
+        return mutants::find(options.seeds, &plan);
+    }
     match options.seed {
         Some(seed) => replay(seed, plan),
         None => many(&options, &plan),

@@ -158,7 +158,7 @@ impl World {
 
     fn populate(&mut self) {
         let limits = Limits {
-            eager_bytes: 256,
+            eager_bytes: 8192,
             window_bytes: 64 * 1024 + self.below(4096),
             // Nobody is declared dead in these runs: every partition ends.
             peer_timeout: Duration::from_secs(100_000),
@@ -256,8 +256,23 @@ impl World {
                     self.coverage.hit("message declined");
                 }
                 host.pull_one(now, decline, checker);
+                if dice >> 16 & 3 == 0 {
+                    host.read();
+                }
             }
+            19 if dice >> 40 & 15 == 0 => self.flood(slot, to),
             _ => self.send(slot, to),
+        }
+    }
+
+    /// More than a window of messages at once, on one stream.
+    fn flood(&mut self, slot: usize, to: usize) {
+        self.coverage.hit("window filled");
+        let host = &mut self.processes[slot];
+        let Some(at) = host.pick(to, 1) else { return };
+        for _ in 0..30 {
+            host.send(self.now, at, 4000, false, &mut self.checker);
+            self.messages += 1;
         }
     }
 
@@ -265,7 +280,7 @@ impl World {
         let len = match self.below(20) {
             0 => 0,
             1..=12 => self.below(256),
-            13..=18 => self.below(5000),
+            13..=18 => self.below(12_000),
             _ => self.below(600_000),
         };
         let synchronous = self.below(8) == 0;
@@ -599,23 +614,32 @@ impl World {
             }
         }
         self.note("healed", &[]);
+        // Envelopes and control need no window: everything is announced, though nobody reads.
+        self.rest("announced", false, |world| world.checker.has_all_arrived());
+        self.rest("at rest", true, World::is_quiet);
+    }
+
+    /// Lets time pass until the world is as it should be.
+    fn rest(&mut self, what: &str, reading: bool, done: impl Fn(&World) -> bool) {
         for _ in 0..4000 {
             for slot in 0..self.processes.len() {
+                let running = self.lives[slot] == Life::Running;
                 let host = &mut self.processes[slot];
-                while self.lives[slot] == Life::Running
-                    && host.port.is_attached()
-                    && host.has_announced()
-                {
+                if !reading || !running || !host.port.is_attached() {
+                    continue;
+                }
+                host.read();
+                while host.has_announced() {
                     host.pull_one(self.now, false, &mut self.checker);
                 }
             }
             self.run_until(self.now + Duration::from_millis(50));
-            if self.is_quiet() || !self.checker.is_content() {
+            if done(self) || !self.checker.is_content() {
                 return;
             }
         }
-        let numbers: Vec<usize> = self.movings.keys().copied().collect();
-        let text = format!("the world did not come to rest; moves under way: {numbers:?}");
+        let moves: Vec<usize> = self.movings.keys().copied().collect();
+        let text = format!("not {what} in the end; moves under way: {moves:?}");
         self.checker.fault(Fault::Stuck(text));
     }
 

@@ -8,6 +8,7 @@ use super::{Commit, Entry, Refusal};
 use crate::ids::{Epoch, MoveId};
 use crate::limits;
 use crate::location::Location;
+use crate::planted::{PlantedFault, is_planted};
 
 /// An entry with the moves that led to it and those that were called off; both bounded, oldest
 /// forgotten first ([`limits::DIRECTORY_MOVES`]).
@@ -72,15 +73,21 @@ impl Record {
         if let Some(epoch) = self.committed(commit.move_id) {
             return Ok(epoch);
         }
-        if self.called_off.contains(&commit.move_id) {
+        let compare = !is_planted(PlantedFault::CommitWithoutCompare);
+        if compare && self.called_off.contains(&commit.move_id) {
             return Err(Refusal::CalledOff);
         }
-        if self.entry.epoch != commit.from {
+        if compare && self.entry.epoch != commit.from {
             return Err(Refusal::Stale {
                 current: self.entry.epoch,
             });
         }
-        let epoch = commit.from.next();
+        let raise = !is_planted(PlantedFault::ForgetToRaiseEpoch);
+        let epoch = if raise {
+            commit.from.next()
+        } else {
+            commit.from
+        };
         self.entry.epoch = epoch;
         self.entry.location = Location {
             node: commit.node,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use super::{Asked, FromGuardian, MoveLimits, ToGuardian, Trouble};
 use crate::directory::{Reply, Request};
 use crate::ids::{Epoch, MoveId, PortId};
+use crate::planted::{PlantedFault, is_planted};
 use crate::time::Time;
 
 /// What the guardian has to do.
@@ -134,6 +135,9 @@ impl Destination {
         match self.state {
             // Nothing was confirmed, so nothing can be committed.
             State::Receiving | State::Restoring => self.discard(why),
+            State::Held if is_planted(PlantedFault::ReleaseWithoutCommit) => {
+                self.release(Epoch(1 << 20));
+            }
             State::Held => {
                 self.state = State::Settling { why };
                 self.ask_settle();

@@ -9,6 +9,7 @@ use super::watch::{Times, Watch};
 use super::{Asked, FromGuardian, MoveLimits, Phase, Trouble, refused};
 use crate::directory::{Refusal, Reply, Request};
 use crate::ids::Epoch;
+use crate::planted::{PlantedFault, is_planted};
 use crate::time::Time;
 
 /// What the original is told as it goes on.
@@ -384,7 +385,9 @@ impl Source {
 
     /// The guardian may be faster than this side's own end of the copying.
     fn commit_if_confirmed(&mut self, now: Time) {
-        if let (State::Confirming, Some(_)) = (&self.state, self.confirmed) {
+        let confirmed =
+            self.confirmed.is_some() || is_planted(PlantedFault::CommitWithoutConfirmation);
+        if let (State::Confirming, true) = (&self.state, confirmed) {
             self.enter(Phase::Commit, State::Committing { since: now }, now);
             self.ask_commit();
         }
@@ -432,6 +435,9 @@ impl Source {
                 self.roll_back(now, why.mend(mend));
             }
             Asked::NotSent(_) => self.retry(now),
+            Asked::Unknown(why) if is_planted(PlantedFault::RollBackWithoutAsking) => {
+                self.roll_back(now, Trouble::new(why));
+            }
             Asked::Unknown(_) | Asked::Answered(_) => {
                 self.unsure = true;
                 self.retry(now);
@@ -488,6 +494,13 @@ impl Source {
         self.enter(Phase::Attach, State::Attaching { epoch }, now);
         self.deadline = Some(now + self.limits.attach);
         self.effects.push_back(SourceEffect::TellCommitted(epoch));
+        if is_planted(PlantedFault::ResumeAfterCommit) {
+            let verdict = Some(Verdict::Attach(epoch));
+            self.effects.push_back(SourceEffect::Resume {
+                thaw: true,
+                verdict,
+            });
+        }
     }
 
     /// Committed, but the copy is gone without having run: move the rank back to its original.

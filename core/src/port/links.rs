@@ -6,6 +6,7 @@ use crate::handshake::{self, Introduction, Refusal, Transcript};
 use crate::ids::{LinkId, PortId};
 use crate::limits;
 use crate::location::Contact;
+use crate::planted::{PlantedFault, is_planted};
 use crate::port::DeathCause;
 use crate::time::Time;
 use crate::transport::Frame;
@@ -165,7 +166,7 @@ impl Port {
         let Some(peer) = self.lasting.peers.get(&said.port) else {
             return Ok(());
         };
-        if said.epoch < peer.contact.epoch {
+        if said.epoch < peer.contact.epoch && !is_planted(PlantedFault::AcceptStaleEpoch) {
             return Err(Refusal::StaleEpoch);
         }
         // Both dial at once: the lower address goes first, if its attempt has got anywhere. `[R7]`
@@ -201,6 +202,11 @@ impl Port {
         };
         self.learn_proved(contact);
         // Fence first: no older link may touch memory once we say what we expect. `[R20]`
+        if is_planted(PlantedFault::AnswerBeforeFencing) {
+            let peer = self.peer_mut(from);
+            peer.drop_link();
+            peer.dialling = Default::default();
+        }
         self.close_links_of(from, Some(id));
         let link = self.links.get_mut(&id).expect("the caller has it");
         link.state = State::Up;

@@ -28,6 +28,7 @@ use crate::ids::{BufferId, Epoch, LinkId, PortId, Seq, StreamId};
 use crate::key::Key;
 use crate::limits::{self, Limits};
 use crate::location::{Contact, Location};
+use crate::planted::{PlantedFault, is_planted};
 use crate::stream::{Opening, Retained, Stream, StreamKind};
 use crate::time::Time;
 use crate::transport::Slice;
@@ -228,7 +229,13 @@ impl Port {
     /// The suspended port as a value.
     pub fn snapshot(&self) -> Snapshot {
         debug_assert!(!self.attached, "only a suspended port is a value");
-        Snapshot(self.lasting.clone())
+        let mut lasting = self.lasting.clone();
+        if is_planted(PlantedFault::LoseRetainedTail) {
+            let peers = lasting.peers.values_mut();
+            let streams = peers.flat_map(|peer| peer.streams.values_mut());
+            streams.for_each(|stream| stream.outgoing.lose_tail());
+        }
+        Snapshot(lasting)
     }
 
     /// Teaches the port where a peer is: at wire-up, or as the directory's answer. Older news than
@@ -351,7 +358,7 @@ impl Port {
         stream.opening = if accept {
             Opening::Open
         } else {
-            Opening::Rejected
+            Opening::Refused
         };
         stream.outgoing.push(bare(kind));
         self.stir(now, at);
@@ -511,7 +518,7 @@ impl Port {
 
     fn sending_stream(&mut self, at: StreamAt) -> Result<&mut Stream, PortError> {
         let stream = self.stream_mut(at)?;
-        if stream.opening == Opening::Rejected {
+        if matches!(stream.opening, Opening::Rejected | Opening::Refused) {
             return Err(PortError::Rejected);
         }
         if stream.outgoing.is_finished() {

@@ -5,6 +5,7 @@ use super::links::State;
 use super::{Effect, Port};
 use crate::ids::{BufferId, LinkId, PortId, Seq, StreamId};
 use crate::limits;
+use crate::planted::{PlantedFault, is_planted};
 use crate::stream::{Item, Opening, Stream, StreamKind};
 use crate::time::Time;
 use crate::transport::Place;
@@ -94,6 +95,12 @@ impl Port {
         stream
             .outgoing
             .resume(Seq(header.seq.get()), header.credit.get(), &mut free)?;
+        let unsent = match stream.opening {
+            // Of a stream that the peer refused, what it has not received is not sent again. `[R22]`
+            Opening::Rejected => stream.outgoing.drop_unsent(),
+            _ => Vec::new(),
+        };
+        self.lose(unsent);
         self.release(free);
         Ok(Arrival::Nothing)
     }
@@ -175,6 +182,10 @@ impl Port {
         let stream = self.known_stream(at)?;
         let (seq, offset) = (Seq(header.seq.get()), header.arg.get());
         stream.outgoing.pull(seq, offset, u64::from_le_bytes(end))?;
+        let early = stream.outgoing.buffer_of(seq);
+        if let Some(buffer) = early.filter(|_| is_planted(PlantedFault::CompleteTooEarly)) {
+            self.effects.push_back(Effect::Sent { buffer });
+        }
         self.stir(now, at);
         Ok(Arrival::Nothing)
     }
@@ -255,10 +266,10 @@ impl Port {
                 Arrival::Rejected(at)
             }
             // What was on its way when we refused the stream is nobody's.
-            FrameKind::Eager | FrameKind::Finish if stream.opening == Opening::Rejected => {
+            FrameKind::Eager | FrameKind::Finish if stream.opening == Opening::Refused => {
                 Arrival::Nothing
             }
-            FrameKind::Envelope if stream.opening == Opening::Rejected => {
+            FrameKind::Envelope if stream.opening == Opening::Refused => {
                 stream.outgoing.push(super::done(seq));
                 self.stir(now, at);
                 Arrival::Nothing

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BufferId, Seq};
+use crate::planted::{PlantedFault, is_planted};
 use crate::transport::Slice;
 use crate::wire::Violation;
 
@@ -71,6 +72,9 @@ impl Incoming {
     /// Places an item; a gap is the peer's fault, for links keep order. `[R11]`
     pub fn classify(&self, seq: Seq) -> Result<Item, Violation> {
         match seq.cmp(&self.next) {
+            std::cmp::Ordering::Less if is_planted(PlantedFault::SkipDuplicateCheck) => {
+                Ok(Item::New)
+            }
             std::cmp::Ordering::Less => Ok(Item::Duplicate),
             std::cmp::Ordering::Equal => Ok(Item::New),
             std::cmp::Ordering::Greater => Err(Violation::Sequence(seq.0)),
@@ -154,8 +158,15 @@ impl Incoming {
 
     /// A new link is up: every pull must be asked for again, from where it stopped. `[R16]`
     pub fn resume(&mut self) {
+        if is_planted(PlantedFault::ForgetPulls) {
+            return;
+        }
         for pull in self.pulls.values_mut() {
             pull.asked = false;
+            let wrong = is_planted(PlantedFault::ResumePullAtWrongOffset);
+            if wrong && pull.received > 0 && pull.received + 1 < pull.end {
+                pull.received += 1;
+            }
         }
         self.unasked = self.pulls.keys().copied().collect();
         // The resume frame carries both.
@@ -199,6 +210,9 @@ impl Incoming {
     /// What a frame to the peer says of this direction; it counts as told.
     pub fn tell(&mut self) -> (Seq, u64) {
         self.told = (self.next, self.credit);
+        if is_planted(PlantedFault::AcknowledgeBeforeDelivery) {
+            return (self.next.next(), self.credit);
+        }
         self.told
     }
 }

@@ -29,8 +29,10 @@ pub(crate) enum Opening {
     Offered,
     /// Both ends use it.
     Open,
-    /// One end refused.
+    /// The peer refused it: nothing more goes out.
     Rejected,
+    /// We refused it: what still comes is nobody's.
+    Refused,
 }
 
 /// Fixed streams need no opening: both ends name them by number. `[R10]`
@@ -69,7 +71,7 @@ impl Stream {
 
     /// Nothing will come or go any more and the peer has had all of it: it may be forgotten. `[R17]`
     pub fn is_complete(&self) -> bool {
-        let ended = self.opening == Opening::Rejected
+        let ended = matches!(self.opening, Opening::Rejected | Opening::Refused)
             || (self.outgoing.is_finished() && self.incoming.is_finished());
         let told = self.incoming.untold() == (0, 0);
         ended && told && self.outgoing.is_drained() && self.incoming.is_idle()

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BufferId, Seq};
-use crate::limits::DATA_FRAME_BYTES;
+use crate::limits::{DATA_FRAME_BYTES, FIRST_WINDOW_BYTES};
+use crate::planted::{PlantedFault, is_planted};
 use crate::transport::{Body, Frame, Slice};
 use crate::wire::{AppHeader, FrameHeader, FrameKind, Violation, flags, le32, le64};
 
@@ -63,7 +64,8 @@ impl Outgoing {
 
     /// Whether `len` more eager bytes fit a window of `window` bytes. `[R13]`
     pub fn window_takes(&self, len: u64, window: u64) -> bool {
-        self.eager_bytes - self.credit + len <= window
+        let fits = self.eager_bytes - self.credit + len <= window;
+        fits || is_planted(PlantedFault::IgnoreWindow)
     }
 
     pub fn is_finished(&self) -> bool {
@@ -139,6 +141,11 @@ impl Outgoing {
         if next < self.acked || next > self.next() {
             return Err(Violation::Sequence(next.0));
         }
+        if is_planted(PlantedFault::SkipDuplicateCheck) && next > self.acked {
+            // The duplicates that an honest replay does not make.
+            self.cursor = Seq(next.0 - 1);
+            return self.acknowledge(self.cursor, credit, free).map(|_| ());
+        }
         self.cursor = next;
         self.transfers.clear();
         self.acknowledge(next, credit, free).map(|_| ())
@@ -175,6 +182,19 @@ impl Outgoing {
             .remove(&seq)
             .ok_or(Violation::Sequence(seq.0))?;
         Ok(waiting.body.buffer)
+    }
+
+    /// The buffer of an envelope's payload.
+    pub fn buffer_of(&self, seq: Seq) -> Option<BufferId> {
+        self.waiting.get(&seq).map(|waiting| waiting.body.buffer)
+    }
+
+    /// Drops the last item, if it is a plain message.
+    pub fn lose_tail(&mut self) {
+        let eager = FrameKind::Eager as u8;
+        if self.retained.back().is_some_and(|item| item.kind == eager) {
+            self.retained.pop_back();
+        }
     }
 
     /// The peer asks for message `seq` from `offset` up to `end`.
@@ -230,6 +250,10 @@ impl Outgoing {
     }
 
     fn poll_item(&mut self) -> Option<Frame> {
+        let unread = self.eager_bytes - self.credit;
+        if is_planted(PlantedFault::BlockWhenWindowIsFull) && unread > FIRST_WINDOW_BYTES / 2 {
+            return None;
+        }
         let item = self.retained.get((self.cursor.0 - self.acked.0) as usize)?;
         let mut header = FrameHeader {
             kind: item.kind,
