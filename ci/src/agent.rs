@@ -130,6 +130,8 @@ impl Lab {
             .arg("--key")
             .arg(self.dir().join("cluster.key"))
             .args(["--node", node])
+            .arg("--store")
+            .arg(self.dir().join("directory.redb"))
             .args(options)
             .envs(environment.iter().copied())
             .current_dir("/")
