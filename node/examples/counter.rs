@@ -40,7 +40,7 @@ fn control(job: String, rank: u32) {
         size: 2,
         program: "counter".into(),
     };
-    let port = PortId(u128::from(rank) + 1);
+    let port = PortId(u128::from(std::process::id()) + 1);
     let mut epoch = Epoch(0);
     loop {
         std::thread::sleep(Duration::from_millis(20));

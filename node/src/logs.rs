@@ -1,7 +1,7 @@
 //! Where the processes that outlive an agent write: `log/` in the run directory.
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use meander::control::run_dir;
@@ -23,6 +23,25 @@ pub fn open(name: &str) -> Stdio {
             Stdio::null()
         }
     }
+}
+
+/// Keeps the logs that a failing tool left in a directory which is about to go, and names them anew
+/// where `text` speaks of them.
+pub fn keep(directory: &Path, text: &str) -> String {
+    let mut text = text.to_owned();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let from = entry.path();
+        if from.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let to = path(&format!("failed-{}", name.trim_end_matches(".log")));
+        let _ = to.parent().map(fs::create_dir_all);
+        if fs::copy(&from, &to).is_ok() {
+            text = text.replace(&*from.to_string_lossy(), &to.to_string_lossy());
+        }
+    }
+    text
 }
 
 /// Sets up what this process writes to its standard error: `MEANDER_LOG` says how much

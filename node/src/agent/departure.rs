@@ -19,8 +19,10 @@ use super::{Agent, shadows};
 use crate::moves::{Journal, Order};
 use crate::{Error, keyfile, logs};
 
-/// Pause before a move whose owner was killed is taken over.
-const RECOVERY_PAUSE: Duration = Duration::from_millis(200);
+/// First and longest pause before a move whose owner was killed is taken over.
+const RECOVERY_FIRST: Duration = Duration::from_millis(50);
+/// See [`RECOVERY_FIRST`].
+const RECOVERY_MAX: Duration = Duration::from_secs(10);
 /// Exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;
 
@@ -123,12 +125,14 @@ fn launch(
 fn wait(agent: &Arc<Agent>, port: PortId, rank: &Arc<Rank>, order: &Order, mut mover: Child) {
     let mut moved = ended(&mut mover);
     let journal = Journal::path_of(order);
+    let mut pause = RECOVERY_FIRST;
     while moved.is_none() && journal.exists() {
         tracing::error!(
             "the owner of move {} was killed; another takes over",
             order.move_id
         );
-        std::thread::sleep(RECOVERY_PAUSE);
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(RECOVERY_MAX);
         moved = launch_recovery(&journal).and_then(|mut mover| ended(&mut mover));
     }
     if moved == Some(true) {

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use meander::NodeName;
@@ -12,6 +12,11 @@ use super::ps::code;
 use super::{exit, say};
 use crate::Error;
 use crate::user::{self, FromUser, Moving, Progress, ToUser};
+
+/// How long to look for a rank whose move is out of sight.
+const LOOK_LIMIT: Duration = Duration::from_secs(20);
+/// Pause between two looks.
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
 /// A rank, as it is named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,15 +79,50 @@ pub fn run(name: RankName, to: String) -> Result<u8, Error> {
             }
             Ok(None) | Err(_) => {
                 display.close();
-                let what = "lost sight of the move: the process that reports it has ended";
-                say(
-                    what,
-                    "the rank runs at one place or the other; `meander ps` shows where",
-                );
-                return Ok(exit::UNREACHABLE);
+                return Ok(look_where(moving.as_ref()));
             }
         }
     }
+}
+
+/// Whoever reported the move has ended, and the move goes on without: looks where the rank is.
+/// Returns the exit code.
+fn look_where(moving: Option<&Moving>) -> u8 {
+    let what = "lost sight of the move: the process that reported it has ended";
+    let Some(moving) = moving else {
+        say(what, "`meander ps` shows where the rank is");
+        return exit::UNREACHABLE;
+    };
+    let started = Instant::now();
+    while started.elapsed() < LOOK_LIMIT {
+        std::thread::sleep(LOOK_PERIOD);
+        if let Some(node) = settled_on(&moving.name) {
+            say(
+                what,
+                &format!("rank {} is on {node} now, and runs", moving.name),
+            );
+            return exit::UNREACHABLE;
+        }
+    }
+    say(
+        what,
+        "the rank runs at one place or the other; `meander ps` shows where",
+    );
+    exit::UNREACHABLE
+}
+
+/// The node where a rank runs; `None` while it is between two, or nobody can tell.
+fn settled_on(name: &str) -> Option<NodeName> {
+    let mut stream = user::ask(&FromUser::List).ok()?;
+    while let Ok(Some(ToUser::Ranks(ranks))) = user::hear(&mut stream) {
+        for (_, entry) in ranks {
+            let listed = format!("{}/{}", entry.identity.job, entry.identity.rank);
+            if listed == name && !entry.location.cards.is_empty() {
+                return Some(entry.location.node);
+            }
+        }
+    }
+    None
 }
 
 /// Prints how the move ended. Returns the exit code.

@@ -14,8 +14,8 @@ use meander_core::moves::{
 
 use super::verdict::Verdict;
 use super::{
-    CONTROL_SERVICE, Clock, GuardianOrder, IMAGE_SERVICE, detach, image, image_directory, pause,
-    port_config, trouble,
+    CONTROL_SERVICE, Clock, GuardianOrder, IMAGE_SERVICE, detach, failed, image, image_directory,
+    pause, port_config, trouble,
 };
 use crate::agent::Offer;
 use crate::cluster::Cluster;
@@ -254,7 +254,7 @@ impl Taking {
             .ok_or_else(|| Trouble::new("there is nothing to restore"))?;
         let node = self.offer.to.clone();
         let prepared = Prepared::restore(&self.images, &received.manifest, received.baton, node)
-            .map_err(trouble)?;
+            .map_err(|error| failed(&self.images, error))?;
         let host_pid = prepared.pid().as_raw() as u32;
         self.copy = Process::find(host_pid);
         let shadow = postcard::to_stdvec(&prepared.shadow_config())

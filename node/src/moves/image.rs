@@ -154,13 +154,13 @@ fn hear(
     before: u64,
     watch: &mut impl FnMut(u64) -> Result<(), Trouble>,
 ) -> Result<u64, Trouble> {
+    watch(before)?;
     let word = next(stream, &mut || watch(before))?;
     let arrived = word
         .as_slice()
         .try_into()
         .map(u64::from_le_bytes)
         .map_err(|_| Trouble::new("the destination acknowledges nonsense"))?;
-    watch(arrived)?;
     Ok(arrived)
 }
 

@@ -16,7 +16,7 @@ pub use journal::Journal;
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use meander::{Config, Key, Limits, NodeName, PortId};
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::agent::Offer;
 use crate::cluster::Cluster;
-use crate::{Error, checkpoint};
+use crate::{Error, checkpoint, logs};
 
 /// The service of the messages between mover and guardian.
 const CONTROL_SERVICE: u32 = 1;
@@ -142,6 +142,15 @@ fn detach() -> Result<(OwnedFd, OwnedFd), Error> {
     let _ = nix::unistd::setsid();
     std::env::set_current_dir("/").map_err(starting())?;
     Ok((input, output))
+}
+
+/// For what leaves a log beside the image: the log is kept.
+fn failed(images: &Path, error: checkpoint::Error) -> Trouble {
+    let trouble = trouble(error);
+    Trouble {
+        what: logs::keep(images, &trouble.what),
+        mend: trouble.mend,
+    }
 }
 
 fn trouble(error: checkpoint::Error) -> Trouble {

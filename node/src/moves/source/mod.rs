@@ -7,6 +7,8 @@ mod phases;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use meander::{Key, Port, Stream};
@@ -81,7 +83,9 @@ struct Mover {
     order: Order,
     cluster: Cluster,
     key: Key,
-    directory: Client,
+    directory: Arc<Client>,
+    /// On its way: the directory lists the rank as moving.
+    listing: Option<JoinHandle<()>>,
     clock: Clock,
     machine: Source,
     report: Report,
@@ -114,7 +118,8 @@ impl Mover {
         let clock = Clock::start();
         Ok(Mover {
             machine: Source::new(plan(&order), MoveLimits::default(), clock.now()),
-            directory: Client::new(cluster.clone(), key.clone()),
+            directory: Arc::new(Client::new(cluster.clone(), key.clone())),
+            listing: None,
             process: Process::find(order.entry.host_pid),
             journal: Journal::begin(order.clone(), shadow)?,
             order,
@@ -145,16 +150,16 @@ impl Mover {
         let mut phase = None;
         loop {
             while let Some(effect) = self.machine.poll_effect() {
-                let (now, back) = (self.machine.phase(), self.machine.is_rolling_back());
-                self.report.phase(now, back);
-                if phase != Some(now) {
-                    phase = Some(now);
-                    pause::at(now.name());
-                }
                 if let SourceEffect::Finish(end) = effect {
                     self.report.end(end.clone());
                     self.clean_up();
                     return end;
+                }
+                let now = self.machine.phase();
+                self.report.phase(now, self.machine.is_rolling_back());
+                if phase != Some(now) {
+                    phase = Some(now);
+                    pause::at(now.name());
                 }
                 self.carry_out(effect);
             }

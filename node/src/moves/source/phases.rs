@@ -1,10 +1,12 @@
 //! The phases of a move at its source, each as far as this node is concerned.
 
 use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use meander::Port;
 use meander::control::{FromPort, ToPort};
+use meander::{Location, Port};
+use meander_core::directory::Request;
 use meander_core::moves::{FromGuardian, Trouble, Verdict as Word};
 
 use super::{Line, Mover, PERIOD};
@@ -12,7 +14,9 @@ use crate::agent::{FromPeer, Offer, ToPeer};
 use crate::checkpoint::{self, Hold};
 use crate::guardian::Handle;
 use crate::moves::verdict::Verdict;
-use crate::moves::{CONTROL_SERVICE, IMAGE_SERVICE, image, image_directory, port_config, trouble};
+use crate::moves::{
+    CONTROL_SERVICE, IMAGE_SERVICE, failed, image, image_directory, port_config, trouble,
+};
 use crate::net::{frame, secure::Secure};
 use crate::{Error, keyfile, shadow};
 
@@ -90,12 +94,32 @@ impl Mover {
                 "telling the rank to suspend: {error}"
             )))),
         };
+        if let Some(Ok(())) = result {
+            self.list_as_moving();
+        }
         let now = self.clock.now();
         match result {
             Some(result) => self.machine.handle_suspended(now, result),
             None if self.has_ended() => self.machine.handle_ended(now),
             None => self.machine.handle_timeout(now),
         }
+    }
+
+    /// Has the directory list the rank without a way to reach it. The move does not wait for that.
+    fn list_as_moving(&mut self) {
+        let location = Location {
+            node: self.order.node.clone(),
+            cards: Vec::new(),
+        };
+        let (port, epoch) = (self.order.port, self.order.entry.epoch);
+        let directory = self.directory.clone();
+        self.listing = Some(std::thread::spawn(move || {
+            let _ = directory.request(&Request::Locate {
+                port,
+                epoch,
+                location,
+            });
+        }));
     }
 
     /// `None`: the rank has ended, or time is up.
@@ -139,7 +163,7 @@ impl Mover {
             self.baton = Some(baton?);
         }
         let images = image_directory(self.order.move_id, "source")?;
-        let dumped = checkpoint::dump(hold, &images).map_err(trouble)?;
+        let dumped = checkpoint::dump(hold, &images).map_err(|error| failed(&images, error))?;
         tracing::info!("image of {} bytes taken in {:?}", dumped.bytes, dumped.took);
         self.dump = Some(dumped);
         Ok(())
@@ -180,6 +204,8 @@ impl Mover {
 
     /// The original goes on. It hears the verdict at a socket that is open before it runs.
     pub(super) fn resume(&mut self, thaw: bool, verdict: Option<Word>) -> Result<(), Trouble> {
+        // It must not come after what the rank says of itself when it runs.
+        self.listing.take().map(JoinHandle::join);
         let message = match verdict {
             Some(Word::Attach(epoch)) => Some(ToPort::Attach {
                 epoch,
