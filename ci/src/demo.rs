@@ -19,7 +19,7 @@ const LAB: &str = "demo";
 const NODES: [&str; 3] = ["a", "b", "c"];
 const PROGRAM: &str = "heat2d";
 /// Points on a side, steps, and steps between two lines. Fixed: they decide the checksum.
-const ARGUMENTS: [&str; 3] = ["512", "60000", "4000"];
+const ARGUMENTS: [&str; 3] = ["384", "80000", "4000"];
 /// The rank that moves.
 const MOVER: u32 = 2;
 /// Where it goes: away, and back.
