@@ -105,7 +105,7 @@ impl Port {
                 engine.buffers.remove(buffer);
             }
         }
-        self.shared().settle(&mut state);
+        self.settle_answers(state);
     }
 
     /// Tells the sender of an envelope that its payload is not wanted.
@@ -117,7 +117,15 @@ impl Port {
         if let Err(error) = state.engine.core.decline(now, at(message), message.seq) {
             tracing::debug!(?message, "can't decline: {error}");
         }
-        self.shared().settle(&mut state);
+        self.settle_answers(state);
+    }
+
+    /// Puts answers to envelopes on their way: at once, or, for those given by a handler, together
+    /// when it has been told everything.
+    fn settle_answers(&self, mut state: Guard<'_>) {
+        if !state.engine.delivering {
+            self.shared().settle(&mut state);
+        }
     }
 
     /// Does what can be done now, and delivers what has happened. Returns whether anything was

@@ -153,7 +153,7 @@ fn retention_has_a_bound() {
     let (mut sender, mut got) = (Collector::default(), Collector::default());
     left.add_peer(&right.contact());
     until(&mut [(&right, &mut got), (&left, &mut sender)], |got| {
-        !got[0].messages.is_empty() && !(got[0].messages.len() < 2 && got[0].envelopes.is_empty())
+        !got[0].messages.is_empty() && got[0].messages.len() + got[0].envelopes.len() == 2
     });
     until(&mut [(&right, &mut got), (&left, &mut sender)], |_| {
         send().is_ok()

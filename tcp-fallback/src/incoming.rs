@@ -84,14 +84,16 @@ impl Incoming {
         })
     }
 
-    /// Reads into the place of a body that has one, else into the buffer. Returns bytes read and
+    /// Reads into the place of a large body that has one, else into the buffer. Returns bytes read and
     /// bytes asked for.
     fn read<S: FrameSink>(
         &mut self,
         socket: BorrowedFd<'_>,
         sink: &mut S,
     ) -> Result<(usize, usize), Errno> {
-        if let Expect::Into { slice, done, .. } = &mut self.expect {
+        if let Expect::Into { slice, done, .. } = &mut self.expect
+            && slice.len - *done as u64 >= limits::DIRECT_BYTES
+        {
             // All that was in the buffer has gone to the place already.
             let place = place(sink, *slice)?.split_at_mut(*done).1;
             let (missing, ahead) = (place.len(), limits::READ_AHEAD_BYTES);

@@ -29,6 +29,9 @@ pub mod limits {
     pub const RECEIVE_BYTES: usize = meander_core::limits::DATA_FRAME_BYTES;
     /// Bytes asked of the socket at once while frames are small.
     pub const READ_BYTES: usize = 64 * 1024;
+    /// Missing bytes of a body from which on they are read straight into their place; fewer are
+    /// copied, so that many small bodies come with one read.
+    pub const DIRECT_BYTES: u64 = 16 * 1024;
     /// Bytes read past the end of a body that goes straight into its place: enough for the next
     /// header, little enough that the next body is not copied.
     pub const READ_AHEAD_BYTES: usize = 4 * 1024;

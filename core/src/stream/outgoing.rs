@@ -26,6 +26,9 @@ pub(crate) struct Retained {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Waiting {
     body: Slice,
+    /// The present link is serving a pull of it.
+    #[serde(skip)]
+    served: bool,
 }
 
 /// A pull being served on the present link.
@@ -106,7 +109,8 @@ impl Outgoing {
             arg: body.len,
             body: None,
         });
-        self.waiting.insert(seq, Waiting { body });
+        let served = false;
+        self.waiting.insert(seq, Waiting { body, served });
         seq
     }
 
@@ -147,7 +151,11 @@ impl Outgoing {
             return self.acknowledge(self.cursor, credit, free).map(|_| ());
         }
         self.cursor = next;
-        self.transfers.clear();
+        for transfer in self.transfers.drain(..) {
+            if let Some(waiting) = self.waiting.get_mut(&transfer.seq) {
+                waiting.served = false;
+            }
+        }
         self.acknowledge(next, credit, free).map(|_| ())
     }
 
@@ -174,14 +182,10 @@ impl Outgoing {
     /// The peer has the payload of message `seq`, or does not want it. `[R14]`
     pub fn done(&mut self, seq: Seq) -> Result<BufferId, Violation> {
         // A payload still being written to the link could be touched after its completion.
-        if self.transfers.iter().any(|transfer| transfer.seq == seq) {
-            return Err(Violation::Sequence(seq.0));
-        }
-        let waiting = self
-            .waiting
-            .remove(&seq)
-            .ok_or(Violation::Sequence(seq.0))?;
-        Ok(waiting.body.buffer)
+        let waiting = self.waiting.get(&seq).filter(|it| !it.served);
+        let buffer = waiting.ok_or(Violation::Sequence(seq.0))?.body.buffer;
+        self.waiting.remove(&seq);
+        Ok(buffer)
     }
 
     /// The buffer of an envelope's payload.
@@ -199,14 +203,16 @@ impl Outgoing {
 
     /// The peer asks for message `seq` from `offset` up to `end`.
     pub fn pull(&mut self, seq: Seq, offset: u64, end: u64) -> Result<(), Violation> {
-        let waiting = self.waiting.get(&seq).ok_or(Violation::Sequence(seq.0))?;
+        let waiting = self.waiting.get_mut(&seq);
+        let waiting = waiting.ok_or(Violation::Sequence(seq.0))?;
         if offset > end || end > waiting.body.len {
             return Err(Violation::Length(end));
         }
-        if self.transfers.iter().any(|transfer| transfer.seq == seq) {
+        if waiting.served {
             return Err(Violation::Sequence(seq.0));
         }
         if offset < end {
+            waiting.served = true;
             self.transfers.push_back(Transfer { seq, offset, end });
         }
         Ok(())
@@ -274,7 +280,9 @@ impl Outgoing {
 
     fn poll_data(&mut self) -> Option<Frame> {
         let mut transfer = self.transfers.pop_front()?;
-        let source = self.waiting[&transfer.seq].body;
+        let waiting = self.waiting.get_mut(&transfer.seq);
+        let waiting = waiting.expect("it stays until it is done, and is not while served");
+        let source = waiting.body;
         let len = (transfer.end - transfer.offset).min(DATA_FRAME_BYTES as u64);
         let mut header = FrameHeader::new(FrameKind::Data);
         header.seq = le64(transfer.seq.0);
@@ -288,6 +296,8 @@ impl Outgoing {
         transfer.offset += len;
         if transfer.offset < transfer.end {
             self.transfers.push_back(transfer);
+        } else {
+            waiting.served = false;
         }
         Some(Frame {
             header,

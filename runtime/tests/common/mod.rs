@@ -97,7 +97,7 @@ impl Reader {
                 port.wait(Duration::from_millis(1));
             }
             assert!(
-                start.elapsed() < Duration::from_secs(60),
+                start.elapsed() < Duration::from_secs(120),
                 "{} of {messages}",
                 self.complete
             );
@@ -151,7 +151,7 @@ pub fn until(ports: &mut [(&Port, &mut Collector)], mut done: impl FnMut(&[&Coll
             return;
         }
         assert!(
-            start.elapsed() < Duration::from_secs(60),
+            start.elapsed() < Duration::from_secs(120),
             "it never happens"
         );
         ports[0].0.wait(Duration::from_millis(1));
