@@ -36,6 +36,11 @@ pub enum FromUser {
     },
     /// How the agent is.
     Status,
+    /// Whether a rank of this node is connected to the agent, and so not suspended.
+    IsConnected {
+        /// Its port.
+        port: PortId,
+    },
 }
 
 /// What a user is told.
@@ -45,6 +50,8 @@ pub enum ToUser {
     Ranks(Vec<(PortId, Entry)>),
     /// How the agent is.
     Status(Status),
+    /// Whether the rank is connected.
+    Connected(bool),
     /// A move has begun.
     Moving(Moving),
     /// How far a move is.
@@ -121,6 +128,12 @@ pub fn ask(question: &FromUser) -> Result<UnixStream, Error> {
         .and_then(|()| frame::write(&mut stream, question))
         .map_err(|source| Error::NoAgent { path, source })?;
     Ok(stream)
+}
+
+/// Whether this node's agent has a connection to a rank; false where there is no agent.
+pub fn is_connected(port: PortId) -> bool {
+    let answer = ask(&FromUser::IsConnected { port }).and_then(|mut stream| hear(&mut stream));
+    matches!(answer, Ok(Some(ToUser::Connected(true))))
 }
 
 /// The next thing the agent, or the owner of the move, says; `None` at the end.

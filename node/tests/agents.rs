@@ -2,11 +2,68 @@
 
 mod support;
 
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use meander::control::{FromPort, ToPort};
-use meander::{NodeName, PortId};
-use support::{Cluster, FakeRank, text_of, wait_until};
+use meander::control::{CONTROL_VERSION, FromPort, ToPort};
+use meander::{Contact, Epoch, JobId, Location, NodeName, PortId};
+use meander_core::{Card, Identity, TransportKind};
+use meander_node::net::frame;
+use support::{Cluster, text_of, wait_until};
+
+/// A connection to an agent that says of itself that it is a rank.
+struct FakeRank {
+    stream: UnixStream,
+}
+
+impl FakeRank {
+    /// Registers with the agent whose run directory this is.
+    fn register(run_dir: &Path, job: &str, rank: u32, epoch: u64) -> FakeRank {
+        let mut stream = UnixStream::connect(run_dir.join("agent.sock")).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        let port = PortId(u128::from(rank) + 1);
+        let identity = Identity {
+            job: JobId(job.into()),
+            rank,
+            size: 2,
+            program: "fake".into(),
+        };
+        let card = Card {
+            transport: TransportKind::Sim,
+            bytes: vec![rank as u8],
+        };
+        let location = Location {
+            node: NodeName::default(),
+            cards: vec![card],
+        };
+        let contact = Contact {
+            port,
+            epoch: Epoch(epoch),
+            location,
+        };
+        let register = FromPort::Register {
+            version: CONTROL_VERSION,
+            identity,
+            contact,
+        };
+        frame::write(&mut stream, &register).unwrap();
+        let mut rank = FakeRank { stream };
+        assert!(matches!(rank.hear(), Some(ToPort::Registered { .. })));
+        rank
+    }
+
+    fn say(&mut self, message: &FromPort) {
+        frame::write(&mut self.stream, message).unwrap();
+    }
+
+    fn hear(&mut self) -> Option<ToPort> {
+        frame::read(&mut self.stream).unwrap()
+    }
+}
 
 #[test]
 fn every_node_lists_the_ranks_of_all() {
@@ -88,7 +145,7 @@ fn another_key_keeps_an_agent_out() {
     cluster.start("a");
     let other = cluster.path("other-key");
     cluster.run("b", &["key", "--key", other.to_str().unwrap()]);
-    cluster.start_with_key("b", &other);
+    cluster.start_with("b", &["--key", other.to_str().unwrap()], &[]);
     let output = cluster.run("b", &["ps"]);
     let text = text_of(&output);
     assert_eq!(output.status.code(), Some(3), "{text}");
@@ -161,7 +218,7 @@ fn a_second_agent_of_a_node_says_so() {
 fn a_process_to_be_killed() {
     if let Ok(run_dir) = std::env::var("FAKE_RANK_IN") {
         let _rank = FakeRank::register(run_dir.as_ref(), "job1", 1, 0);
-        std::thread::sleep(std::time::Duration::from_secs(60));
+        std::thread::sleep(Duration::from_secs(60));
     }
 }
 

@@ -11,7 +11,7 @@ use meander::Contact;
 use meander_core::moves::Trouble;
 
 use super::{Agent, Offer};
-use crate::moves::GuardianOrder;
+use crate::moves::{self, GuardianOrder};
 use crate::net::frame;
 use crate::{Error, logs};
 
@@ -104,6 +104,7 @@ fn start_guardian(agent: &Agent, offer: &Offer, promise: Promise) -> Result<Cont
             )
         }
     };
+    let images = moves::image_path(offer.move_id, "destination");
     // It outlives this agent; while there is an agent, no zombie is left. The promise holds until
     // the image is restored: the guardian closes its end then.
     std::thread::spawn(move || {
@@ -111,6 +112,8 @@ fn start_guardian(agent: &Agent, offer: &Offer, promise: Promise) -> Result<Cont
         let _ = frame::read_bytes(&mut ours);
         drop(promise);
         let _ = child.wait();
+        // It has done so itself, unless it was killed.
+        let _ = fs::remove_dir_all(images);
     });
     started
 }

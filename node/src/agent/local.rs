@@ -95,6 +95,14 @@ fn serve(agent: &Arc<Agent>, mut stream: UnixStream) -> Result<(), Trouble> {
             let _ = frame::write(&mut stream, &ToUser::Status(status(agent)));
             Ok(())
         }
+        FromUser::IsConnected { port } => {
+            let connected = agent
+                .ranks
+                .get(port)
+                .is_some_and(|rank| rank.is_connected());
+            let _ = frame::write(&mut stream, &ToUser::Connected(connected));
+            Ok(())
+        }
         FromUser::Migrate { job, rank, to } => migrate(agent, &stream, &job, rank, &to),
     };
     if let Err(refusal) = answered {

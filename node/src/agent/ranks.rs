@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Rank {
     entry: Mutex<Entry>,
     orders: Mutex<VecDeque<Order>>,
     wake: OwnedFd,
+    /// Whether it has a connection: then its port is not suspended.
+    connected: AtomicBool,
 }
 
 /// What the thread of a rank is told to do.
@@ -118,6 +121,11 @@ impl Rank {
         lock(&self.entry).clone()
     }
 
+    /// Whether it has a connection to this agent: then its port is not suspended.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
     /// Takes over the connection to the rank; `None` where it has none.
     pub fn hand_over(&self) -> Option<UnixStream> {
         let (sender, receiver) = mpsc::channel();
@@ -177,6 +185,7 @@ pub fn serve(agent: &Agent, stream: UnixStream, first: FromPort) -> Result<(), T
         entry: Mutex::new(entry),
         orders: Mutex::default(),
         wake,
+        connected: AtomicBool::new(true),
     });
     if !agent.ranks.enter(contact.port, &rank) {
         let why = format!("process {host_pid} claims the port of another user's process");
@@ -237,6 +246,8 @@ impl Service<'_> {
 
     /// Waits for the process, an order, or a frame, and does what it asks for.
     fn wait(&mut self) -> io::Result<Next> {
+        let connected = self.connection.is_some();
+        self.rank.connected.store(connected, Ordering::Relaxed);
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.rank.wake.as_fd(), PollFlags::IN),
@@ -275,7 +286,9 @@ impl Service<'_> {
             Order::Tell(message) => self.tell(&message),
             Order::HandOver(to) => {
                 // Nothing but whole frames was read from it, so the next owner misses nothing.
-                let _ = to.send(self.connection.take());
+                let connection = self.connection.take();
+                self.rank.connected.store(false, Ordering::Relaxed);
+                let _ = to.send(connection);
             }
         }
         Next::Continue

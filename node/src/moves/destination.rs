@@ -292,7 +292,7 @@ impl Taking {
         let copy = self.copy.take();
         std::thread::spawn(move || {
             if let Some(copy) = copy
-                && let Err(why) = socket.deliver(&message, &copy)
+                && let Err(why) = socket.deliver(&message, &copy, || false)
             {
                 tracing::error!("the rank was not told to attach: {why}");
             }

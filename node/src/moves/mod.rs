@@ -100,7 +100,7 @@ fn address_of(cluster: &Cluster, node: &NodeName) -> Result<IpAddr, Error> {
 }
 
 /// Where the image of a move lies: in `$MEANDER_IMAGE_DIR`, or in `/dev/shm`.
-fn image_path(move_id: MoveId, side: &str) -> PathBuf {
+pub(crate) fn image_path(move_id: MoveId, side: &str) -> PathBuf {
     let parent = std::env::var_os("MEANDER_IMAGE_DIR")
         .map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
     parent.join(format!("meander-{move_id}-{side}"))

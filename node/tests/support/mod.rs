@@ -2,14 +2,9 @@
 
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-
-use meander::control::{CONTROL_VERSION, FromPort, ToPort};
-use meander::{Contact, Epoch, JobId, Location, NodeName, PortId};
-use meander_core::{Card, Identity, TransportKind};
-use meander_node::net::frame;
 
 /// The program under test.
 pub const MEANDER: &str = env!("CARGO_BIN_EXE_meander");
@@ -35,6 +30,7 @@ impl Cluster {
             text += &format!("directory_address = \"{}\"\n", address());
         }
         std::fs::write(dir.path().join("cluster.toml"), text).unwrap();
+        std::fs::create_dir(dir.path().join("images")).unwrap();
         let cluster = Cluster {
             dir,
             agents: Vec::new(),
@@ -60,30 +56,36 @@ impl Cluster {
             .unwrap()
     }
 
-    fn command(&self, node: &str) -> Command {
+    /// `meander`, as a user of this node would run it.
+    pub fn command(&self, node: &str) -> Command {
         let mut command = Command::new(MEANDER);
         command
             .env("MEANDER_RUN_DIR", self.path(node))
-            .env("MEANDER_STATE_DIR", self.path("state"));
+            .env("MEANDER_STATE_DIR", self.path("state"))
+            .env("MEANDER_IMAGE_DIR", self.path("images"));
         command
     }
 
     /// Starts a node's agent and waits until it answers.
     pub fn start(&mut self, node: &str) {
-        self.start_with_key(node, &self.path("key"));
+        self.start_with(node, &[], &[]);
     }
 
-    /// The same, with another key.
-    pub fn start_with_key(&mut self, node: &str, key: &Path) {
+    /// The same, with further options and variables.
+    pub fn start_with(&mut self, node: &str, options: &[&str], environment: &[(&str, &str)]) {
         let log = std::fs::File::create(self.path(&format!("{node}.log"))).unwrap();
-        let agent = self
-            .command(node)
+        let mut command = self.command(node);
+        command
             .arg("agent")
             .arg("--cluster")
-            .arg(self.path("cluster.toml"))
-            .arg("--key")
-            .arg(key)
+            .arg(self.path("cluster.toml"));
+        if !options.contains(&"--key") {
+            command.arg("--key").arg(self.path("key"));
+        }
+        let agent = command
             .args(["--node", node])
+            .args(options)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -153,70 +155,18 @@ impl Drop for Cluster {
     }
 }
 
-/// A connection to an agent that says of itself that it is a rank.
-pub struct FakeRank {
-    stream: UnixStream,
-}
-
-impl FakeRank {
-    /// Registers with the agent whose run directory this is.
-    pub fn register(run_dir: &Path, job: &str, rank: u32, epoch: u64) -> FakeRank {
-        let mut stream = UnixStream::connect(run_dir.join("agent.sock")).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .unwrap();
-        let port = PortId(u128::from(rank) + 1);
-        let identity = Identity {
-            job: JobId(job.into()),
-            rank,
-            size: 2,
-            program: "fake".into(),
-        };
-        let card = Card {
-            transport: TransportKind::Sim,
-            bytes: vec![rank as u8],
-        };
-        let location = Location {
-            node: NodeName::default(),
-            cards: vec![card],
-        };
-        let contact = Contact {
-            port,
-            epoch: Epoch(epoch),
-            location,
-        };
-        let register = FromPort::Register {
-            version: CONTROL_VERSION,
-            identity,
-            contact,
-        };
-        frame::write(&mut stream, &register).unwrap();
-        let mut rank = FakeRank { stream };
-        assert!(matches!(rank.hear(), Some(ToPort::Registered { .. })));
-        rank
-    }
-
-    pub fn say(&mut self, message: &FromPort) {
-        frame::write(&mut self.stream, message).unwrap();
-    }
-
-    pub fn hear(&mut self) -> Option<ToPort> {
-        frame::read(&mut self.stream).unwrap()
-    }
-}
-
 /// All that a command printed.
 pub fn text_of(output: &Output) -> String {
     let text = [output.stdout.clone(), output.stderr.clone()].concat();
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Waits at most 20 s.
+/// Waits at most 40 s.
 pub fn wait_until(what: &str, mut check: impl FnMut() -> bool) {
     let started = Instant::now();
     while !check() {
         assert!(
-            started.elapsed() < Duration::from_secs(20),
+            started.elapsed() < Duration::from_secs(40),
             "waited in vain for {what}"
         );
         std::thread::sleep(Duration::from_millis(20));

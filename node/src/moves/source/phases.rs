@@ -18,7 +18,7 @@ use crate::moves::{
     CONTROL_SERVICE, IMAGE_SERVICE, failed, image, image_directory, port_config, trouble,
 };
 use crate::net::{frame, secure::Secure};
-use crate::{Error, keyfile, shadow};
+use crate::{Error, keyfile, shadow, user};
 
 /// How long the destination may take to answer an offer.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -228,7 +228,11 @@ impl Mover {
             }
         }
         match (socket, &self.process) {
-            (Some((socket, message)), Some(process)) => socket.deliver(&message, process),
+            (Some((socket, message)), Some(process)) => {
+                // It may never have heard that it shall suspend.
+                let port = self.order.port;
+                socket.deliver(&message, process, || user::is_connected(port))
+            }
             _ => Ok(()),
         }
     }
