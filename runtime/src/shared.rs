@@ -44,6 +44,8 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub engine: Engine,
     pub standing: Standing,
+    /// Written when there are peers to look up in the directory.
+    pub asked: Option<Arc<OwnedFd>>,
     /// Threads in [`Shared::sleep`], the background thread too.
     sleeping: u32,
     /// Threads of the application that sleep: they do the background thread's work.
@@ -82,6 +84,7 @@ impl Shared {
         let state = State {
             engine,
             standing,
+            asked: None,
             sleeping: 0,
             waiting: 0,
             dozing: false,
@@ -184,7 +187,12 @@ impl Shared {
         self.tell(state, news);
     }
 
-    fn tell(&self, state: &Guard<'_>, news: bool) {
+    fn tell(&self, state: &mut Guard<'_>, news: bool) {
+        if std::mem::take(&mut state.engine.asks)
+            && let Some(asked) = &state.asked
+        {
+            let _ = rustix::io::write(asked, &1u64.to_ne_bytes());
+        }
         if news && state.sleeping > 0 {
             self.end_sleep(state);
         }

@@ -5,6 +5,7 @@
 //! at [`verdict_socket`] by the process that owns the move, so that no agent need be alive.
 
 mod client;
+mod frame;
 
 use std::path::PathBuf;
 

@@ -36,6 +36,8 @@ pub(crate) struct Engine {
     pub delivering: bool,
     /// Peers whose place the directory is to be asked for.
     pub lookups: BTreeSet<PortId>,
+    /// There are new ones among them.
+    pub asks: bool,
     /// Peers that are dead, and how that is known.
     pub dead: HashMap<PortId, String>,
     /// Peers that answered and did not prove the key.
@@ -83,6 +85,7 @@ impl Engine {
             ends: Ends::default(),
             delivering: false,
             lookups: BTreeSet::new(),
+            asks: false,
             dead: HashMap::new(),
             unproved: BTreeSet::new(),
             node: settings.node,
@@ -274,6 +277,7 @@ impl Engine {
             }
             Effect::Ask(peer) => {
                 self.lookups.insert(peer);
+                self.asks = true;
             }
             Effect::Sent { buffer } => return self.sent(buffer),
             Effect::Lost { buffer } => {
