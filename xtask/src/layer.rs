@@ -90,9 +90,14 @@ impl Layer {
 
     /// Runs it.
     pub fn run(self) -> Outcome {
+        self.run_with(&[])
+    }
+
+    /// Runs it with further variables in the environment of its tests.
+    pub fn run_with(self, environment: &[(&str, &str)]) -> Outcome {
         println!("\n== {} ==", self.name());
         let start = Instant::now();
-        let (counts, note) = match self.try_run() {
+        let (counts, note) = match self.try_run(environment) {
             Ok(counts) => (counts, String::new()),
             Err(failure) => {
                 println!("{}: {failure}", self.name());
@@ -106,7 +111,7 @@ impl Layer {
         }
     }
 
-    fn try_run(self) -> Result<Counts, Failure> {
+    fn try_run(self, environment: &[(&str, &str)]) -> Result<Counts, Failure> {
         match self {
             Layer::Format => once(cargo().args(["fmt", "--all", "--check"])),
             Layer::Lint => once(cargo().args(LINT)),
@@ -115,7 +120,11 @@ impl Layer {
                 debian::setup()?;
                 build::release().map(|()| Counts::PASSED)
             }
-            Layer::Scenarios => tests(scenarios()?.args(SCENARIOS)),
+            Layer::Scenarios => tests(
+                scenarios()?
+                    .args(SCENARIOS)
+                    .envs(environment.iter().copied()),
+            ),
             Layer::Demo => {
                 let mut words = root_prefix()?;
                 words.push(artifact("meander-lab").display().to_string());

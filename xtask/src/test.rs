@@ -7,6 +7,9 @@ use crate::layer::{Counts, Layer, Outcome};
 use crate::process::Failure;
 use crate::{build, debian};
 
+/// In a soak, the ranks of `ci/tests/wander.rs` wander for this many seconds.
+const WANDER: (&str, &str) = ("MEANDER_WANDER_S", "300");
+
 /// Runs the named layers, or all, and prints each one's time; the last line counts the tests.
 pub fn run(names: &[&str]) -> Result<ExitCode, Failure> {
     let layers = chosen(names)?;
@@ -53,7 +56,7 @@ pub fn soak(minutes: u64) -> Result<ExitCode, Failure> {
     while rounds == 0 || Instant::now() < end {
         rounds += 1;
         for layer in [Layer::Scenarios, Layer::Demo] {
-            sum.add(layer.run().counts);
+            sum.add(layer.run_with(&[WANDER]).counts);
         }
         println!(
             "soak: round {rounds}: {} passed, {} failed so far",
