@@ -6,6 +6,7 @@
 //! ends as well. The word goes to every peer, over a stream of its own, from a thread for each.
 
 use std::ffi::{c_int, c_void};
+use std::io::Write;
 use std::process;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -129,7 +130,9 @@ fn say(why: &str) {
     let who = JOB
         .get()
         .map_or_else(String::new, |job| format!("rank {} on ", job.rank));
-    eprintln!("meander: {who}{}: {why}; the job ends", node_name());
+    let line = format!("meander: {who}{}: {why}; the job ends\n", node_name());
+    // In one piece, among what other ranks print.
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// The name of the node this process is on now.

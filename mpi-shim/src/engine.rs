@@ -7,7 +7,7 @@ use meander::{Outgoing, Port, Posted, SendMode, StreamKey};
 
 use crate::comm::Comm;
 use crate::datatype::View;
-use crate::envelope::{Context, Envelope};
+use crate::envelope::{Context, Envelope, Header};
 use crate::errors::Error;
 use crate::handles::RequestKey;
 use crate::inbox::{Arrival, Inbox};
@@ -73,7 +73,7 @@ impl Engine {
             return self.send_to_self(comm, envelope, view, mode);
         }
         self.inbox.check_alive(rank)?;
-        match self.post(rank, &envelope, view, mode)? {
+        match self.post(rank, envelope, view, mode)? {
             Posted::Complete => Ok(Started::Complete),
             Posted::Pending(id) => {
                 let request = Request::new(comm.clone(), Some(rank), State::Sending);
@@ -145,12 +145,19 @@ impl Engine {
     fn post(
         &mut self,
         rank: u32,
-        envelope: &Envelope,
+        envelope: Envelope,
         view: &View,
         mode: SendMode,
     ) -> Result<Posted, Error> {
-        let (to, app) = (self.streams[rank as usize], envelope.encode());
-        if view.bytes() <= self.eager_bytes {
+        let small = view.bytes() <= self.eager_bytes;
+        let fetch_ahead = small && mode == SendMode::Standard;
+        let app = Header {
+            envelope,
+            fetch_ahead,
+        }
+        .encode();
+        let to = self.streams[rank as usize];
+        if small {
             let posted = match view.region() {
                 Some(region) => {
                     region.with(|bytes| self.port.post(to, &app, Outgoing::Bytes(bytes), mode))

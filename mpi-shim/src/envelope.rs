@@ -15,33 +15,48 @@ pub struct Envelope {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Context(pub u32);
 
-/// Bytes of an encoded envelope.
-pub const ENVELOPE_BYTES: usize = 16;
+/// An envelope, and how its payload may be handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Which receives it can meet.
+    pub envelope: Envelope,
+    /// The sender does not wait for a match, and the payload is small: where it could not come
+    /// along, it may be fetched before a receive asks for it.
+    pub fetch_ahead: bool,
+}
 
-const VERSION: u32 = 1;
+/// Bytes of an encoded header.
+pub const HEADER_BYTES: usize = 16;
 
-impl Envelope {
-    /// Little-endian: version, context, source, tag, four bytes each.
-    pub fn encode(&self) -> [u8; ENVELOPE_BYTES] {
-        let mut bytes = [0; ENVELOPE_BYTES];
-        bytes[0..4].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[4..8].copy_from_slice(&self.context.0.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.source.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.tag.to_le_bytes());
+const VERSION: u8 = 1;
+const FETCH_AHEAD: u8 = 1;
+
+impl Header {
+    /// Version, flags, two zeros; then, little-endian, context, source and tag, four bytes each.
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0] = VERSION;
+        bytes[1] = if self.fetch_ahead { FETCH_AHEAD } else { 0 };
+        bytes[4..8].copy_from_slice(&self.envelope.context.0.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.envelope.source.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.envelope.tag.to_le_bytes());
         bytes
     }
 
-    /// The envelope in an application header; `None` where it is none of this version.
-    pub fn decode(bytes: &[u8]) -> Option<Envelope> {
-        let bytes: &[u8; ENVELOPE_BYTES] = bytes.try_into().ok()?;
+    /// The header in an application header; `None` where it is none of this version.
+    pub fn decode(bytes: &[u8]) -> Option<Header> {
+        let bytes: &[u8; HEADER_BYTES] = bytes.try_into().ok()?;
         let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
-        if u32::from_le_bytes(word(0)) != VERSION {
+        if bytes[0] != VERSION {
             return None;
         }
-        Some(Envelope {
-            context: Context(u32::from_le_bytes(word(4))),
-            source: u32::from_le_bytes(word(8)),
-            tag: i32::from_le_bytes(word(12)),
+        Some(Header {
+            envelope: Envelope {
+                context: Context(u32::from_le_bytes(word(4))),
+                source: u32::from_le_bytes(word(8)),
+                tag: i32::from_le_bytes(word(12)),
+            },
+            fetch_ahead: bytes[1] & FETCH_AHEAD != 0,
         })
     }
 }
@@ -51,14 +66,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_envelope_survives_the_wire() {
-        let envelope = Envelope {
-            context: Context(0xfedc_ba98),
-            source: 77,
-            tag: i32::MAX,
-        };
-        assert_eq!(Envelope::decode(&envelope.encode()), Some(envelope));
-        assert_eq!(Envelope::decode(&envelope.encode()[..15]), None);
-        assert_eq!(Envelope::decode(&[9; ENVELOPE_BYTES]), None);
+    fn a_header_survives_the_wire() {
+        for fetch_ahead in [false, true] {
+            let envelope = Envelope {
+                context: Context(0xfedc_ba98),
+                source: 77,
+                tag: i32::MAX,
+            };
+            let header = Header {
+                envelope,
+                fetch_ahead,
+            };
+            assert_eq!(Header::decode(&header.encode()), Some(header));
+            assert_eq!(Header::decode(&header.encode()[..15]), None);
+        }
+        assert_eq!(Header::decode(&[9; HEADER_BYTES]), None);
     }
 }

@@ -1,5 +1,6 @@
 //! What comes in from the port, and the requests that wait for it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use meander::{EventHandler, MessageKey, Payload, Port, PortId, SendId, Sink, Source, StreamKey};
@@ -7,13 +8,17 @@ use rustc_hash::FxHashMap;
 use slotmap::SlotMap;
 
 use crate::comm::Comm;
+use crate::datatype::View;
 use crate::ending;
-use crate::envelope::Envelope;
+use crate::envelope::{Envelope, Header};
 use crate::errors::Error;
 use crate::handles::RequestKey;
 use crate::init::UNEXPECTED_VARIABLE;
 use crate::matching::Matcher;
 use crate::request::{Outcome, Request, State};
+
+/// Payloads on their way that no receive has asked for; others queue.
+const FETCHES: usize = 64;
 
 /// A message that no receive has met yet.
 pub enum Arrival {
@@ -31,6 +36,25 @@ pub enum Arrival {
         /// Its length in bytes.
         len: u64,
     },
+    /// Its payload is on its way, or here: see [`Ahead`].
+    Ahead {
+        /// The port's name for it.
+        message: MessageKey,
+        /// Its length in bytes.
+        len: u64,
+    },
+}
+
+/// A payload that is fetched before a receive asks for it.
+enum Ahead {
+    /// Others come first, and nobody wants it yet.
+    Queued,
+    /// It is on its way, and nobody wants it yet.
+    Coming,
+    /// It is on its way, and this receive has met it.
+    Wanted(RequestKey),
+    /// It is here.
+    Here(Box<dyn Sink>),
 }
 
 impl Arrival {
@@ -38,7 +62,7 @@ impl Arrival {
     pub fn len(&self) -> u64 {
         match self {
             Arrival::Here { bytes, .. } => bytes.len() as u64,
-            Arrival::There { len, .. } => *len,
+            Arrival::There { len, .. } | Arrival::Ahead { len, .. } => *len,
         }
     }
 }
@@ -56,6 +80,9 @@ pub struct Inbox {
     /// Sends that the port will report.
     pub sends: FxHashMap<SendId, RequestKey>,
     pulls: FxHashMap<MessageKey, RequestKey>,
+    ahead: FxHashMap<MessageKey, Ahead>,
+    fetch_queue: VecDeque<(MessageKey, u64)>,
+    fetching: usize,
     dead: FxHashMap<u32, String>,
     unexpected_bytes: u64,
     unexpected_bytes_max: u64,
@@ -76,6 +103,9 @@ impl Inbox {
             requests: SlotMap::with_key(),
             sends: FxHashMap::default(),
             pulls: FxHashMap::default(),
+            ahead: FxHashMap::default(),
+            fetch_queue: VecDeque::new(),
+            fetching: 0,
             dead: FxHashMap::default(),
             unexpected_bytes: 0,
             unexpected_bytes_max,
@@ -134,7 +164,75 @@ impl Inbox {
                 }
             }
             Arrival::There { message, len } => self.pull(key, envelope, message, len),
+            Arrival::Ahead { message, len } => self.meet_ahead(key, envelope, message, len),
         }
+    }
+
+    /// A receive has met a message whose payload was sent for before.
+    fn meet_ahead(&mut self, key: RequestKey, envelope: Envelope, message: MessageKey, len: u64) {
+        self.unexpected_bytes -= len;
+        match self.ahead.remove(&message) {
+            Some(Ahead::Here(mut sink)) => {
+                self.deliver(key, envelope, &sink.bytes_mut()[..len as usize]);
+            }
+            Some(Ahead::Queued) => self.pull(key, envelope, message, len),
+            _ if self.fail_if_dead(key, envelope, message.peer) => {}
+            _ => {
+                self.ahead.insert(message, Ahead::Wanted(key));
+                self.begin_pulling(key, envelope, len);
+            }
+        }
+    }
+
+    /// Sends for a small payload that no receive has asked for, so that there is no round trip for
+    /// each when they do. Past the bound it stays with the sender.
+    fn fetch(&mut self, envelope: Envelope, message: MessageKey, len: u64) {
+        if self.unexpected_bytes + len > self.unexpected_bytes_max {
+            return self.matcher.keep(envelope, Arrival::There { message, len });
+        }
+        self.unexpected_bytes += len;
+        self.matcher.keep(envelope, Arrival::Ahead { message, len });
+        self.ahead.insert(message, Ahead::Queued);
+        self.fetch_queue.push_back((message, len));
+        self.fetch_more();
+    }
+
+    fn fetch_more(&mut self) {
+        while self.fetching < FETCHES
+            && let Some((message, len)) = self.fetch_queue.pop_front()
+        {
+            // A receive may have met it meanwhile, and pulled it itself.
+            if let Some(queued @ Ahead::Queued) = self.ahead.get_mut(&message) {
+                *queued = Ahead::Coming;
+                self.fetching += 1;
+                self.port
+                    .pull(message, Box::new(vec![0; len as usize]), len);
+            }
+        }
+    }
+
+    /// A receive waits for its payload from now on; gives where to.
+    fn begin_pulling(&mut self, key: RequestKey, envelope: Envelope, len: u64) -> Option<View> {
+        let request = self.requests.get_mut(key)?;
+        let State::Posted { view, .. } = &request.state else {
+            return None;
+        };
+        let view = view.clone();
+        request.state = State::Pulling {
+            envelope,
+            view: view.clone(),
+            len,
+        };
+        Some(view)
+    }
+
+    fn fail_if_dead(&mut self, key: RequestKey, envelope: Envelope, peer: PortId) -> bool {
+        let rank = self.ranks.get(&peer).copied();
+        let Some(error) = rank.and_then(|rank| self.check_alive(rank).err()) else {
+            return false;
+        };
+        self.complete(key, Outcome::failed(&envelope, error));
+        true
     }
 
     /// Puts a payload into the buffer of a receive.
@@ -193,41 +291,64 @@ impl Inbox {
     }
 
     fn pull(&mut self, key: RequestKey, envelope: Envelope, message: MessageKey, len: u64) {
-        let Some(request) = self.requests.get_mut(key) else {
-            return;
-        };
-        let State::Posted { view, .. } = &request.state else {
-            return;
-        };
-        let view = view.clone();
-        let room = view.bytes() as u64;
-        if let Some(rank) = self.ranks.get(&message.peer)
-            && let Some(why) = self.dead.get(rank)
-        {
-            let (rank, why) = (*rank, why.clone());
-            self.complete(
-                key,
-                Outcome::failed(&envelope, Error::PeerDead { rank, why }),
-            );
+        if self.fail_if_dead(key, envelope, message.peer) {
             return;
         }
+        let Some(view) = self.begin_pulling(key, envelope, len) else {
+            return;
+        };
+        let room = view.bytes() as u64;
         if len == 0 || room == 0 {
             self.port.decline(message);
-            self.complete(key, Outcome::received(&envelope, 0, len, room));
-            return;
+            return self.complete(key, Outcome::received(&envelope, 0, len, room));
         }
         let wanted = len.min(room);
         let sink: Box<dyn Sink> = match view.lend() {
             Some(lent) => Box::new(lent),
             None => Box::new(vec![0; wanted as usize]),
         };
-        request.state = State::Pulling {
-            envelope,
-            view,
-            len,
-        };
         self.pulls.insert(message, key);
         self.port.pull(message, sink, wanted);
+    }
+
+    /// The payload is in the receive's buffer, or beside it where that has gaps.
+    fn finish_pull(&mut self, key: RequestKey, sink: &mut dyn Sink, len: u64) {
+        let Some((envelope, view, whole)) = self.pulling(key) else {
+            return;
+        };
+        let room = view.bytes() as u64;
+        let unpacked = match view.region() {
+            Some(_) => Ok(len as usize),
+            None => view.unpack(&sink.bytes_mut()[..len as usize]),
+        };
+        let outcome = match unpacked {
+            Ok(taken) => Outcome::received(&envelope, taken as u64, whole, room),
+            Err(error) => Outcome::failed(&envelope, error),
+        };
+        self.complete(key, outcome);
+    }
+
+    /// The payload was sent for before the receive asked for it.
+    fn finish_ahead(&mut self, key: RequestKey, bytes: &[u8]) {
+        let Some((envelope, view, whole)) = self.pulling(key) else {
+            return;
+        };
+        let outcome = match view.unpack(bytes) {
+            Ok(taken) => Outcome::received(&envelope, taken as u64, whole, view.bytes() as u64),
+            Err(error) => Outcome::failed(&envelope, error),
+        };
+        self.complete(key, outcome);
+    }
+
+    fn pulling(&self, key: RequestKey) -> Option<(Envelope, View, u64)> {
+        match &self.requests.get(key)?.state {
+            State::Pulling {
+                envelope,
+                view,
+                len,
+            } => Some((*envelope, view.clone(), *len)),
+            _ => None,
+        }
     }
 
     fn complete(&mut self, key: RequestKey, outcome: Outcome) {
@@ -241,8 +362,8 @@ impl Inbox {
         }
     }
 
-    fn decode(app: &[u8]) -> Envelope {
-        Envelope::decode(app).unwrap_or_else(|| {
+    fn decode(app: &[u8]) -> Header {
+        Header::decode(app).unwrap_or_else(|| {
             let text = "a message came without an MPI envelope of this version; \
                         all ranks must run the same libmeander_mpi.so";
             ending::end_job(crate::constants::ERR_INTERN, text)
@@ -252,7 +373,7 @@ impl Inbox {
 
 impl EventHandler for Inbox {
     fn message(&mut self, _from: StreamKey, app: &[u8], payload: Payload<'_>) {
-        let envelope = Inbox::decode(app);
+        let Header { envelope, .. } = Inbox::decode(app);
         match self.matcher.arrive(&envelope) {
             Some(key) => self.deliver(key, envelope, &payload),
             None => {
@@ -264,9 +385,13 @@ impl EventHandler for Inbox {
     }
 
     fn envelope(&mut self, _from: StreamKey, app: &[u8], message: MessageKey, len: u64) {
-        let envelope = Inbox::decode(app);
+        let Header {
+            envelope,
+            fetch_ahead,
+        } = Inbox::decode(app);
         match self.matcher.arrive(&envelope) {
             Some(key) => self.pull(key, envelope, message, len),
+            None if fetch_ahead && len > 0 => self.fetch(envelope, message, len),
             None => self.keep(envelope, Arrival::There { message, len }),
         }
     }
@@ -278,28 +403,23 @@ impl EventHandler for Inbox {
     }
 
     fn pulled(&mut self, message: MessageKey, mut sink: Box<dyn Sink>, len: u64) {
-        let Some(key) = self.pulls.remove(&message) else {
-            return;
-        };
-        let state = self.requests.get(key).map(|request| &request.state);
-        let Some(State::Pulling {
-            envelope,
-            view,
-            len: whole,
-        }) = state
-        else {
-            return;
-        };
-        let room = view.bytes() as u64;
-        let unpacked = match view.region() {
-            Some(_) => Ok(len as usize),
-            None => view.unpack(&sink.bytes_mut()[..len as usize]),
-        };
-        let outcome = match unpacked {
-            Ok(taken) => Outcome::received(envelope, taken as u64, *whole, room),
-            Err(error) => Outcome::failed(envelope, error),
-        };
-        self.complete(key, outcome);
+        match self.ahead.remove(&message) {
+            None => {
+                if let Some(key) = self.pulls.remove(&message) {
+                    self.finish_pull(key, &mut *sink, len);
+                }
+            }
+            Some(Ahead::Wanted(key)) => {
+                self.finish_ahead(key, &sink.bytes_mut()[..len as usize]);
+                self.fetching -= 1;
+                self.fetch_more();
+            }
+            Some(_) => {
+                self.ahead.insert(message, Ahead::Here(sink));
+                self.fetching -= 1;
+                self.fetch_more();
+            }
+        }
     }
 
     fn peer_dead(&mut self, peer: PortId, why: String) {
