@@ -81,7 +81,9 @@ impl Drop for Control {
         // An agent that hangs must not keep the process from ending; a move does, for a process
         // that ends while it is being copied would live on in the copy.
         let ended = || self.ended.recv_timeout(STOP_TIMEOUT) != Err(RecvTimeoutError::Timeout);
-        while !ended() && self.shared.suspended.load(Ordering::Relaxed) {}
+        while !ended() && self.shared.suspended.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
     }
 }
 
