@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use meander::{Contact, Port};
+use meander::{Contact, Epoch, Port};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use crate::errors::Error;
@@ -37,6 +37,8 @@ struct Job {
     rank: u32,
     others: Vec<Contact>,
     process: u32,
+    parent: i32,
+    epoch: Epoch,
 }
 
 static JOB: OnceLock<Job> = OnceLock::new();
@@ -57,6 +59,8 @@ pub fn arm(port: &Port, rank: u32, contacts: &[Contact]) -> Result<(), Error> {
         rank,
         others,
         process: process::id(),
+        parent: parent(),
+        epoch: port.epoch(),
     };
     if JOB.set(job).is_err() {
         return Err(Error::InitialisedBefore);
@@ -181,6 +185,7 @@ fn listen(port: &Port) {
             Ok(stream) => stream,
             Err(meander::Error::Forked | meander::Error::Suspended) => return,
             Err(_) => {
+                end_without_launcher(port);
                 // A thread that waits in the port would be woken by every message.
                 thread::sleep(LISTEN_EVERY);
                 continue;
@@ -200,6 +205,24 @@ fn listen(port: &Port) {
         let _ = port.flush(Some(LAST_WORD));
         exit_now(failing(c_int::from_le_bytes(status)));
     }
+}
+
+/// Ends a rank whose launcher is gone: the native library would notice by its connection to it. A
+/// rank that has moved has another parent, and its shadow the launcher.
+fn end_without_launcher(port: &Port) {
+    let Some(job) = armed() else { return };
+    if parent() == job.parent || job.others.is_empty() {
+        return;
+    }
+    // In a copy that is about to attach this waits until it has, and then knows that it moved.
+    let _ = port.accept(Some(Duration::ZERO));
+    if port.epoch() == job.epoch && parent() != job.parent {
+        end_job(1, "the process that launched this rank is gone");
+    }
+}
+
+fn parent() -> i32 {
+    nix::unistd::getppid().as_raw()
 }
 
 /// A thread that takes none of the program's signals.

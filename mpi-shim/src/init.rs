@@ -133,7 +133,7 @@ fn start(required: c_int) -> Result<c_int, Error> {
         groups: SlotMap::with_key(),
         errhandlers: SlotMap::with_key(),
         attributes: Attributes::new(job.size),
-        control: Some(Control::start(&port, identity)?),
+        control: Control::start(&port, identity)?,
     }));
     Ok(thread_level)
 }

@@ -43,7 +43,7 @@ pub struct World {
     /// What `MPI_Comm_get_attr` tells of the world.
     pub attributes: Attributes,
     /// The thread that serves the node's agent.
-    pub control: Option<Control>,
+    pub control: Control,
 }
 
 /// Where a process is in its life with MPI.
