@@ -57,6 +57,8 @@ pub enum Layer {
     Lint,
     /// Unit, property and documentation tests of every crate but the lab.
     Unit,
+    /// The protocol on virtual time, by seeds; then with faults planted, which must be found.
+    Simulator,
     /// The release build, which the next two run.
     Build,
     /// The scenarios, in labs, one after the other.
@@ -67,10 +69,11 @@ pub enum Layer {
 
 impl Layer {
     /// Every layer, in the order in which they run.
-    pub const ALL: [Layer; 6] = [
+    pub const ALL: [Layer; 7] = [
         Layer::Format,
         Layer::Lint,
         Layer::Unit,
+        Layer::Simulator,
         Layer::Build,
         Layer::Scenarios,
         Layer::Demo,
@@ -82,6 +85,7 @@ impl Layer {
             Layer::Format => "format",
             Layer::Lint => "lint",
             Layer::Unit => "unit",
+            Layer::Simulator => "simulator",
             Layer::Build => "build",
             Layer::Scenarios => "scenarios",
             Layer::Demo => "demo",
@@ -116,6 +120,11 @@ impl Layer {
             Layer::Format => once(cargo().args(["fmt", "--all", "--check"])),
             Layer::Lint => once(cargo().args(LINT)),
             Layer::Unit => tests(cargo().args(UNIT)),
+            Layer::Simulator => {
+                let mut counts = once(&mut simulator(&[]))?;
+                counts.add(once(&mut mutants())?);
+                Ok(counts)
+            }
             Layer::Build => {
                 debian::setup()?;
                 build::release().map(|()| Counts::PASSED)
@@ -160,6 +169,29 @@ const SCENARIOS: &[&str] = &[
     "--",
     "--test-threads=1",
 ];
+
+/// The simulator, built so that it is fast.
+pub fn simulator(arguments: &[&str]) -> Command {
+    let mut run = cargo();
+    run.args([
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "meander-sim",
+        "--",
+    ]);
+    run.args(arguments);
+    run
+}
+
+/// The simulator with one fault planted after another.
+pub fn mutants() -> Command {
+    let mut run = cargo();
+    run.args(["run", "--release", "--quiet", "--package", "meander-sim"]);
+    run.args(["--features", "planted-faults", "--", "--mutants"]);
+    run
+}
 
 /// Cargo, set to run test programs as root: a lab is made of namespaces.
 fn scenarios() -> Result<Command, Failure> {

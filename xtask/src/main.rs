@@ -29,7 +29,10 @@ Work on it:
   setup             install what is missing: Debian packages, and a CRIU that works on this kernel
   build             the release build: target/release/meander and libmeander_mpi.so
   test              format, lint, every test, the demo; the last line counts them
-  test LAYER...     only these layers: format lint unit build scenarios demo
+  test LAYER...     only these layers: format lint unit simulator build scenarios demo
+  sim --seeds N     the protocol through moves and failures on virtual time
+  sim --seed X      one of these runs, with all that happens in it
+  mutants           plants faults in the protocol; the simulator must find each
   soak [MINUTES]    the scenarios again and again, an hour if nothing is said
 
 A lab is made of namespaces on this machine and wants root, or sudo. Its state and its agents' logs
@@ -67,6 +70,8 @@ fn run(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
             return process::as_root(&artifact("meander-lab"), &["demo"])?.exit_code();
         }
         ["test", layers @ ..] => return test::run(layers),
+        ["sim", rest @ ..] => return process::run(&mut layer::simulator(rest))?.exit_code(),
+        ["mutants"] => return process::run(&mut layer::mutants())?.exit_code(),
         ["soak"] => return test::soak(SOAK_MINUTES_DEFAULT),
         ["soak", minutes] => {
             let minutes = minutes.parse().map_err(|_| {
