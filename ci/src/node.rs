@@ -70,6 +70,8 @@ impl Node {
     pub fn up(&mut self, lab: &str, lab_dir: &Path) -> Result<Child> {
         fs::create_dir_all(&self.dir)
             .with_context(|| format!("cannot make {}", self.dir.display()))?;
+        let script = self.dir.join("setup.sh");
+        fs::write(&script, NODE_SCRIPT)?;
         let log_path = self.dir.join("setup.log");
         let log = File::create(&log_path).context("cannot make a log file")?;
         let uptime = u64::from(self.number) * UPTIME_STEP_S;
@@ -89,15 +91,9 @@ impl Node {
                 "--monotonic",
                 &uptime.to_string(),
             ])
-            .args([
-                "--",
-                "bash",
-                "-c",
-                NODE_SCRIPT,
-                "meander-lab",
-                lab,
-                &self.name,
-            ])
+            .args(["--", "bash"])
+            .arg(&script)
+            .args([lab, &self.name])
             .arg(lab_dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -9,6 +9,7 @@
 //! | `cluster.toml`, `cluster.key` | the agents' configuration |
 //! | `hub.net`, `NODE/net` | network namespaces, held by a mount |
 //! | `NODE/pid` | the process that holds the node's other namespaces open |
+//! | `NODE/setup.sh` | how the node was furnished |
 //! | `NODE/*.log` | what the node's set-up and its agent wrote |
 
 use std::fs;
