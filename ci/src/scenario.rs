@@ -75,10 +75,34 @@ impl Scenario {
 
 impl Drop for Scenario {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
+        self.save_logs();
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.files);
         }
-        let _ = fs::remove_dir_all(&self.files);
+    }
+}
+
+impl Scenario {
+    /// Keeps what the agents wrote in `target/lab-logs/LAB/`, as the lab itself is about to go.
+    fn save_logs(&self) {
+        let kept = artifacts::target_dir()
+            .join("lab-logs")
+            .join(self.lab.name());
+        let _ = fs::create_dir_all(&kept);
+        for node in self.lab.nodes() {
+            let name = &node.name;
+            let _ = fs::write(
+                kept.join(format!("{name}.agent.log")),
+                self.lab.agent_log(name),
+            );
+            let run = fs::read_dir(node.path_from_outside("/run/meander"));
+            for entry in run.into_iter().flatten().flatten() {
+                let file = entry.file_name().to_string_lossy().into_owned();
+                if file.ends_with(".log") {
+                    let _ = fs::copy(entry.path(), kept.join(format!("{name}.{file}")));
+                }
+            }
+        }
     }
 }
 
