@@ -36,6 +36,11 @@ pub enum FromUser {
     },
     /// How the agent is.
     Status,
+    /// From the owner of a move: this rank has left a shadow here. There is no answer.
+    WatchShadow {
+        /// The rank's port.
+        port: PortId,
+    },
     /// Whether a rank of this node is connected to the agent, and so not suspended.
     IsConnected {
         /// Its port.

@@ -6,19 +6,23 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meander::{NodeName, PortId};
 use meander_core::directory::Entry;
 use meander_core::moves::Trouble;
 use meander_core::{Identity, MoveId};
 
+use super::Agent;
 use super::local::Refusal;
 use super::ranks::Rank;
-use super::{Agent, shadows};
 use crate::moves::{Journal, Order};
 use crate::{Error, keyfile, logs};
 
+/// How long a rank may take to connect that was moved a moment ago.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How often it is looked for.
+const CONNECT_PERIOD: Duration = Duration::from_millis(20);
 /// First and longest pause before a move whose owner was killed is taken over.
 const RECOVERY_FIRST: Duration = Duration::from_millis(50);
 /// See [`RECOVERY_FIRST`].
@@ -51,18 +55,10 @@ pub(super) fn start(
     user: UnixStream,
 ) -> Result<(), Refusal> {
     let name = format!("{}/{}", identity.job, identity.rank);
-    let rank = agent.ranks.get(port).ok_or_else(|| {
-        let why = format!(
-            "rank {name} has no connection to the agent of {}",
-            agent.node()
-        );
-        let mend = "it connects within a second, or when its current move is over; try again";
-        Refusal::not_possible(Trouble::new(why).mend(mend))
-    })?;
-    check(&rank.entry(), uid, to).map_err(Refusal::not_possible)?;
-    if !agent.ranks.begin_move(port) {
-        let why = format!("rank {name} is being moved already");
-        return Err(Refusal::not_possible(Trouble::new(why)));
+    let rank = wait_for(agent, port, &name).map_err(Refusal::not_possible)?;
+    if let Err(why) = check(&rank.entry(), uid, to) {
+        agent.ranks.end_move(port);
+        return Err(Refusal::not_possible(why));
     }
     match launch(agent, port, &rank, to, user) {
         Ok((order, mover)) => {
@@ -75,6 +71,32 @@ pub(super) fn start(
             Err(Refusal::not_possible(why))
         }
     }
+}
+
+/// The rank, marked as being moved. One that was moved a moment ago may not have connected yet, or
+/// its last mover may still be tidying up: that is waited for.
+fn wait_for(agent: &Agent, port: PortId, name: &str) -> Result<Arc<Rank>, Trouble> {
+    let started = Instant::now();
+    loop {
+        let rank = agent.ranks.get(port).filter(|rank| rank.is_connected());
+        if let Some(rank) = rank
+            && agent.ranks.begin_move(port)
+        {
+            return Ok(rank);
+        }
+        if started.elapsed() > CONNECT_LIMIT {
+            break;
+        }
+        std::thread::sleep(CONNECT_PERIOD);
+    }
+    if agent.ranks.is_moving(port) {
+        return Err(Trouble::new(format!("rank {name} is being moved already")));
+    }
+    let why = format!(
+        "rank {name} has no connection to the agent of {}",
+        agent.node()
+    );
+    Err(Trouble::new(why).mend("it connects within a second, unless it is stopped; try again"))
 }
 
 fn launch(
@@ -137,11 +159,6 @@ fn wait(agent: &Arc<Agent>, port: PortId, rank: &Arc<Rank>, order: &Order, mut m
     }
     if moved == Some(true) {
         agent.ranks.moved_away(port, rank);
-        if let Ok(Some(entry)) = agent.directory.lookup(port)
-            && let Some(shadow) = entry.shadow.filter(|shadow| shadow.node == *agent.node())
-        {
-            shadows::watch(agent, port, shadow);
-        }
     }
     agent.ranks.end_move(port);
 }

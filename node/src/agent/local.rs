@@ -11,7 +11,7 @@ use meander_core::directory::Entry;
 use meander_core::limits::DIRECTORY_PAGE;
 use meander_core::moves::Trouble;
 
-use super::{Agent, departure, ranks, remote};
+use super::{Agent, departure, ranks, remote, shadows};
 use crate::net::frame;
 use crate::user::{FromUser, HELLO, Reason, Status, ToUser};
 use crate::{Error, keyfile};
@@ -93,6 +93,10 @@ fn serve(agent: &Arc<Agent>, mut stream: UnixStream) -> Result<(), Trouble> {
         FromUser::List => list(agent, &mut stream),
         FromUser::Status => {
             let _ = frame::write(&mut stream, &ToUser::Status(status(agent)));
+            Ok(())
+        }
+        FromUser::WatchShadow { port } => {
+            shadows::watch_new(agent, port);
             Ok(())
         }
         FromUser::IsConnected { port } => {

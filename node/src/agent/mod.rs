@@ -13,14 +13,15 @@ mod ranks;
 mod remote;
 mod shadows;
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use meander::control::{agent_socket, run_dir};
-use meander::{Key, NodeName};
+use meander::{Key, NodeName, PortId};
 
 use crate::cluster::Cluster;
 use crate::directory::Client;
@@ -51,6 +52,8 @@ struct Agent {
     key: Key,
     directory: Client,
     ranks: ranks::Ranks,
+    /// The shadows that are watched: their ranks' ports and their processes.
+    shadows: Mutex<HashSet<(PortId, u32)>>,
 }
 
 /// Serves until a listener fails.
@@ -69,6 +72,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         key,
         directory,
         ranks,
+        shadows: Mutex::default(),
     });
 
     if agent.cluster.directory_node() == agent.config.node {

@@ -80,6 +80,11 @@ impl Ranks {
         lock(&self.moving).insert(port)
     }
 
+    /// Whether a rank has that mark.
+    pub fn is_moving(&self, port: PortId) -> bool {
+        lock(&self.moving).contains(&port)
+    }
+
     /// Takes the mark away.
     pub fn end_move(&self, port: PortId) {
         lock(&self.moving).remove(&port);

@@ -44,8 +44,24 @@ pub(super) fn start(agent: &Arc<Agent>) {
     });
 }
 
-/// Watches a shadow from now on.
-pub(super) fn watch(agent: &Arc<Agent>, port: PortId, shadow: Shadow) {
+/// Watches the shadow that a move has just made here, if it made one.
+pub(super) fn watch_new(agent: &Arc<Agent>, port: PortId) {
+    let entry = agent.directory.lookup(port).ok().flatten();
+    let shadow = entry.and_then(|entry| entry.shadow);
+    if let Some(shadow) = shadow.filter(|shadow| shadow.node == *agent.node()) {
+        watch(agent, port, shadow);
+    }
+}
+
+/// Watches a shadow from now on, if it is not watched yet.
+fn watch(agent: &Arc<Agent>, port: PortId, shadow: Shadow) {
+    let known = &agent.shadows;
+    let news = known
+        .lock()
+        .is_ok_and(|mut known| known.insert((port, shadow.host_pid)));
+    if !news {
+        return;
+    }
     let agent = agent.clone();
     std::thread::spawn(move || {
         if let Some(process) = find(&shadow) {

@@ -24,7 +24,7 @@ use crate::cluster::Cluster;
 use crate::directory::Client;
 use crate::guardian::{Baton, Handle};
 use crate::process::Process;
-use crate::user::Moving;
+use crate::user::{self, FromUser, Moving};
 use crate::{Error, keyfile};
 
 /// How often a waiting mover looks whether the rank still lives.
@@ -152,7 +152,7 @@ impl Mover {
             while let Some(effect) = self.machine.poll_effect() {
                 if let SourceEffect::Finish(end) = effect {
                     self.report.end(end.clone());
-                    self.clean_up();
+                    self.clean_up(&end);
                     return end;
                 }
                 let now = self.machine.phase();
@@ -262,7 +262,19 @@ impl Mover {
         }
     }
 
-    fn clean_up(self) {
+    fn clean_up(self, end: &SourceEnd) {
+        match (end, self.hold) {
+            // An agent that was started meanwhile does not know of the shadow; one that is not
+            // there looks for it when it starts.
+            (SourceEnd::Moved { .. }, _) => {
+                let _ = user::ask(&FromUser::WatchShadow {
+                    port: self.order.port,
+                });
+            }
+            // Killed while it was held: it ends once it is let go.
+            (SourceEnd::Ended { .. }, Some(hold)) => drop(hold.release()),
+            _ => {}
+        }
         self.journal.end();
         if let Some(line) = self.line {
             let _ = line.control.finish();
