@@ -156,13 +156,18 @@ pub enum Errhandler {
 /// communicator, outside Init and Finalize, failures are fatal.
 pub fn raise(function: &'static str, error: &Error, comm: Option<&Arc<Comm>>) -> c_int {
     let handler = comm.map_or(Errhandler::Fatal, |comm| comm.errhandler());
+    let returned = match error {
+        // The call was to call the handler, and has.
+        Error::Called(_) => SUCCESS,
+        other => other.code(),
+    };
     match handler {
-        Errhandler::Return => error.code(),
+        Errhandler::Return => returned,
         Errhandler::Own(_, own) => {
             let code = error.code();
             let handle = comm.map_or(std::ptr::null_mut(), |comm| comm.handle().0);
             abi::call_errhandler(own, MPI_Comm(handle), code);
-            code
+            returned
         }
         Errhandler::Fatal => {
             let class = match error {

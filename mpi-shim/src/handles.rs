@@ -68,7 +68,7 @@ mod tests {
             assert_eq!(CommKey::from_value(value), Some(key));
             assert_eq!(GroupKey::from_value(value), None);
             assert!(value > 1 << 32);
-            if value % 3 == 0 {
+            if value.is_multiple_of(3) {
                 comms.remove(key);
                 assert!(!comms.contains_key(CommKey::from_value(value).unwrap()));
             }

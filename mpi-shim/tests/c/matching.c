@@ -180,10 +180,11 @@ static void to_oneself_and_to_nobody(void)
     int out[2000], in[2000], count, flag;
     for (int i = 0; i < 2000; i++)
         out[i] = rank + i;
-    MPI_Send(out, 2000, MPI_INT, rank, 8, MPI_COMM_WORLD);
+    MPI_Isend(out, 2000, MPI_INT, rank, 8, MPI_COMM_WORLD, &request);
     MPI_Recv(in, 2000, MPI_INT, MPI_ANY_SOURCE, 8, MPI_COMM_WORLD, &status);
     EQUAL(status.MPI_SOURCE, rank);
     EQUAL(in[1999], rank + 1999);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
     MPI_Issend(out, 10, MPI_INT, rank, 8, MPI_COMM_WORLD, &request);
     MPI_Test(&request, &flag, MPI_STATUS_IGNORE);
     EQUAL(flag, 0);
