@@ -50,8 +50,8 @@ impl Report {
         let known = self
             .last
             .as_ref()
-            .map(|last| (last.phase, last.rolling_back));
-        if known != Some((phase, rolling_back)) {
+            .is_some_and(|last| last.phase == phase && (last.rolling_back || !rolling_back));
+        if !known {
             self.progress(Progress {
                 phase,
                 rolling_back,

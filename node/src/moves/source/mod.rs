@@ -14,7 +14,7 @@ use std::time::Duration;
 use meander::{Key, Port, Stream};
 use meander_core::directory::Request;
 use meander_core::moves::{
-    FromGuardian, MoveLimits, Plan, Source, SourceEffect, SourceEnd, ToGuardian, Trouble,
+    FromGuardian, MoveLimits, Phase, Plan, Source, SourceEffect, SourceEnd, ToGuardian, Trouble,
 };
 
 use super::report::Report;
@@ -89,6 +89,8 @@ struct Mover {
     clock: Clock,
     machine: Source,
     report: Report,
+    /// The phase that was last told to the user.
+    noted: Option<Phase>,
     journal: Journal,
     /// Whether the move had another owner, which was killed.
     recovering: bool,
@@ -127,6 +129,7 @@ impl Mover {
             key,
             clock,
             report: Report::to_nobody(),
+            noted: None,
             recovering: false,
             rank: None,
             line: None,
@@ -147,23 +150,26 @@ impl Mover {
     }
 
     fn drive(mut self) -> SourceEnd {
-        let mut phase = None;
         loop {
-            while let Some(effect) = self.machine.poll_effect() {
-                if let SourceEffect::Finish(end) = effect {
+            self.note_phase();
+            match self.machine.poll_effect() {
+                Some(SourceEffect::Finish(end)) => {
                     self.report.end(end.clone());
                     self.clean_up(&end);
                     return end;
                 }
-                let now = self.machine.phase();
-                self.report.phase(now, self.machine.is_rolling_back());
-                if phase != Some(now) {
-                    phase = Some(now);
-                    pause::at(now.name());
-                }
-                self.carry_out(effect);
+                Some(effect) => self.carry_out(effect),
+                None => self.wait(),
             }
-            self.wait();
+        }
+    }
+
+    fn note_phase(&mut self) {
+        let phase = self.machine.phase();
+        self.report.phase(phase, self.machine.is_rolling_back());
+        if self.noted != Some(phase) {
+            self.noted = Some(phase);
+            pause::at(phase.name());
         }
     }
 

@@ -175,19 +175,26 @@ impl Mover {
         };
         let (report, baton) = (&mut self.report, self.baton.take());
         let total = dump.bytes;
-        image::send(&line.image, dump, baton, |arrived| {
+        let mut early = Vec::new();
+        let sent = image::send(&line.image, dump, baton, |arrived| {
             report.copied(arrived, total);
-            // The guardian says nothing during the copying but that it has failed.
             match line.control.recv(Some(Duration::ZERO)) {
                 Ok(Some(bytes)) => match postcard::from_bytes(&bytes) {
                     Ok(FromGuardian::Failed { why }) => Err(why),
-                    _ => Err(Trouble::new("the guardian speaks out of turn")),
+                    // It may have all before its last acknowledgement is here.
+                    _ => {
+                        early.push(bytes);
+                        Ok(())
+                    }
                 },
                 Ok(None) => Err(Trouble::new("the guardian at the destination has ended")),
                 Err(_) => Ok(()),
             }
-        })
-        .map_err(|why| self.guardians_reason().unwrap_or(why))
+        });
+        for bytes in early {
+            self.hear(&bytes);
+        }
+        sent.map_err(|why| self.guardians_reason().unwrap_or(why))
     }
 
     /// Where a stream ended because the guardian failed, its own word says more.
