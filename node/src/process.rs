@@ -1,9 +1,12 @@
 //! What `/proc` says of a process, and waiting for one.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -29,6 +32,34 @@ impl Process {
     /// Kills it.
     pub fn kill(&self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+/// Readable once the process has ended.
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// Who is on the other side of a local socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The user.
+    pub uid: u32,
+    /// The process, as this one sees it; 0 where it can't, for it lives in an outer pid namespace.
+    pub host_pid: u32,
+}
+
+impl Peer {
+    /// Asks the system.
+    pub fn of(stream: &UnixStream) -> io::Result<Peer> {
+        let credentials = getsockopt(stream, PeerCredentials)?;
+        let host_pid = u32::try_from(credentials.pid()).unwrap_or(0);
+        Ok(Peer {
+            uid: credentials.uid(),
+            host_pid,
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use meander_core::moves::Trouble;
 
 use super::{Agent, departure, ranks, remote, shadows};
 use crate::net::frame;
+use crate::process::Peer;
 use crate::user::{FromUser, HELLO, Reason, Status, ToUser};
 use crate::{Error, keyfile};
 
@@ -136,9 +137,9 @@ fn migrate(
     rank: u32,
     to: &NodeName,
 ) -> Result<(), Refusal> {
-    let credentials = rustix::net::sockopt::socket_peercred(stream)
-        .map_err(|errno| Refusal::not_possible(Trouble::new(errno.to_string())))?;
-    let uid = credentials.uid.as_raw();
+    let peer =
+        Peer::of(stream).map_err(|error| Refusal::not_possible(Trouble::new(error.to_string())))?;
+    let uid = peer.uid;
     agent.cluster.address(to).map_err(Refusal::not_possible)?;
     let all = agent.directory.list().map_err(Refusal::unreachable)?;
     let (port, entry) = find(all, job, rank).map_err(Refusal::not_possible)?;

@@ -14,11 +14,10 @@ use meander::{JobId, PortId};
 use meander_core::directory::{Entry, Refusal, Reply, Request};
 use meander_core::moves::Trouble;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::Agent;
 use crate::net::frame;
-use crate::process;
+use crate::process::{self, Peer, Process};
 
 /// How long a rank may take over one frame, and over taking what it is told.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
@@ -152,8 +151,8 @@ impl Rank {
 /// Serves a process that has connected, beginning with its first frame, until it has ended or
 /// another thread takes over.
 pub fn serve(agent: &Agent, stream: UnixStream, first: FromPort) -> Result<(), Trouble> {
-    let credentials = rustix::net::sockopt::socket_peercred(&stream)
-        .map_err(|errno| Trouble::new(format!("asking who is on a socket: {errno}")))?;
+    let Peer { uid, host_pid } = Peer::of(&stream)
+        .map_err(|error| Trouble::new(format!("asking who is on a socket: {error}")))?;
     let FromPort::Register {
         version,
         identity,
@@ -164,7 +163,6 @@ pub fn serve(agent: &Agent, stream: UnixStream, first: FromPort) -> Result<(), T
             "a process did not begin by introducing itself",
         ));
     };
-    let host_pid = credentials.pid.as_raw_nonzero().get();
     if version != CONTROL_VERSION {
         let why = format!(
             "process {host_pid} speaks version {version} of the control protocol, this agent \
@@ -172,15 +170,17 @@ pub fn serve(agent: &Agent, stream: UnixStream, first: FromPort) -> Result<(), T
         );
         return Err(Trouble::new(why).mend("install one version of Meander on this node"));
     }
-    let pidfd = pidfd_open(credentials.pid, PidfdFlags::empty())
-        .map_err(|errno| Trouble::new(format!("watching process {host_pid}: {errno}")))?;
+    let process = Process::find(host_pid).ok_or_else(|| {
+        let why = format!("process {host_pid} can't be watched: it is gone, or out of sight");
+        Trouble::new(why).mend("the agent must run in the machine's own pid namespace")
+    })?;
     let mut entry = Entry {
         identity,
         epoch: contact.epoch,
         location: contact.location,
-        uid: credentials.uid.as_raw(),
-        pid: process::inner_pid(host_pid as u32).unwrap_or(host_pid as u32),
-        host_pid: host_pid as u32,
+        uid,
+        pid: process::inner_pid(host_pid).unwrap_or(host_pid),
+        host_pid,
         shadow: None,
     };
     entry.location.node = agent.node().clone();
@@ -200,7 +200,7 @@ pub fn serve(agent: &Agent, stream: UnixStream, first: FromPort) -> Result<(), T
         agent,
         port: contact.port,
         rank,
-        pidfd,
+        process,
         connection: Some(stream),
         listed: false,
         leaving: false,
@@ -214,7 +214,7 @@ struct Service<'a> {
     agent: &'a Agent,
     port: PortId,
     rank: Arc<Rank>,
-    pidfd: OwnedFd,
+    process: Process,
     connection: Option<UnixStream>,
     /// Whether the directory has what this agent knows.
     listed: bool,
@@ -254,7 +254,7 @@ impl Service<'_> {
         let connected = self.connection.is_some();
         self.rank.connected.store(connected, Ordering::Relaxed);
         let mut fds = vec![
-            PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.process.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.rank.wake.as_fd(), PollFlags::IN),
         ];
         if let Some(connection) = &self.connection {

@@ -213,14 +213,12 @@ fn start_here(agent: &Arc<Agent>, port: PortId, uid: u32, to: &NodeName, mut pee
     let started = UnixStream::pair()
         .map_err(|error| Refusal::not_possible(Trouble::new(error.to_string())))
         .and_then(|(ours, movers)| {
-            let entry = agent
-                .ranks
-                .get(port)
-                .map(|rank| rank.entry())
-                .ok_or_else(|| {
-                    let why = format!("the rank is not (or no longer) on {}", agent.node());
-                    Refusal::not_possible(Trouble::new(why).mend("`meander ps` shows where it is"))
-                })?;
+            let listed = agent.directory.lookup(port).map_err(Refusal::unreachable)?;
+            let here = |entry: &Entry| entry.location.node == *agent.node();
+            let entry = listed.filter(here).ok_or_else(|| {
+                let why = format!("the rank is not (or no longer) on {}", agent.node());
+                Refusal::not_possible(Trouble::new(why).mend("`meander ps` shows where it is"))
+            })?;
             departure::check(&entry, uid, to).map_err(Refusal::not_possible)?;
             departure::start(agent, port, &entry.identity, uid, to, movers)?;
             Ok(ours)

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::Error;
 use crate::net::frame;
-use crate::process::Process;
+use crate::process::{Peer, Process};
 
 /// How long a rank may take to hear its verdict once it runs.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -86,8 +86,7 @@ impl Verdict {
 
     /// Returns whether the rank has it: it closes the connection once it has read it.
     fn tell(&self, stream: &mut UnixStream, message: &ToPort) -> bool {
-        let uid = rustix::net::sockopt::socket_peercred(&*stream).map(|who| who.uid.as_raw());
-        if !uid.is_ok_and(|uid| uid == self.uid || uid == 0) {
+        if !Peer::of(stream).is_ok_and(|peer| peer.uid == self.uid || peer.uid == 0) {
             return false;
         }
         let told = stream

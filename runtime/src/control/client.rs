@@ -230,8 +230,10 @@ fn hear(path: &Path) -> io::Result<ToPort> {
 /// Connects to a socket of root's, or of our own user's; nobody else is to order us about.
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(path)?;
-    let peer = rustix::net::sockopt::socket_peercred(&stream)?.uid;
-    if !peer.is_root() && peer != rustix::process::geteuid() {
+    // Not rustix's: a moved rank sees an agent outside its pid namespace as process 0, for which that
+    // has no value.
+    let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials)?;
+    if peer.uid() != 0 && peer.uid() != rustix::process::geteuid().as_raw() {
         return Err(io::Error::from(io::ErrorKind::PermissionDenied));
     }
     stream.set_read_timeout(Some(FRAME_TIMEOUT))?;
