@@ -12,7 +12,7 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::limits::INIT_FRAME_BYTES;
+use super::limits::LOCAL_FRAME_BYTES;
 
 /// Descriptors that can travel together.
 const DESCRIPTORS_MAX: usize = 16;
@@ -33,7 +33,7 @@ pub(crate) fn receive<T: DeserializeOwned>(mut stream: &UnixStream) -> io::Resul
         other => other?,
     }
     let len = u32::from_le_bytes(head) as usize;
-    if len > INIT_FRAME_BYTES {
+    if len > LOCAL_FRAME_BYTES {
         return Err(io::Error::other(format!("a frame of {len} bytes")));
     }
     let mut body = vec![0; len];

@@ -84,13 +84,7 @@ impl Hold {
     /// Lets it run on.
     pub fn release(self) -> Result<(), Error> {
         self.group.thaw()?;
-        if let Some(above) = self.group.above() {
-            for pid in self.group.processes()? {
-                // One that ended meanwhile need not be moved.
-                let _ = above.add(pid);
-            }
-        }
-        self.group.remove()
+        self.group.dissolve()
     }
 
     /// Kills it: it runs no further instruction.
@@ -164,6 +158,23 @@ impl Group {
     fn name(&self) -> String {
         let name = self.directory.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
+    }
+
+    /// The groups of held processes below this one.
+    fn holds(&self) -> Vec<Group> {
+        let entries = fs::read_dir(&self.directory)
+            .into_iter()
+            .flatten()
+            .flatten();
+        let held = entries.filter(|entry| {
+            let is_hold = entry.file_name().to_string_lossy().starts_with(HOLD_PREFIX);
+            is_hold && entry.path().is_dir()
+        });
+        held.map(|entry| Group {
+            directory: entry.path(),
+            version: self.version,
+        })
+        .collect()
     }
 
     fn above(&self) -> Option<Group> {
@@ -242,9 +253,13 @@ impl Group {
         })
     }
 
-    /// Kills all its processes and waits until they are gone. SIGKILL comes before the thaw, so that they
-    /// run no further instruction.
+    /// Kills all its processes, also those held below it, and waits until they are gone. SIGKILL
+    /// comes before the thaw, so that they run no further instruction.
     pub fn kill(&self) -> Result<(), Error> {
+        for held in self.holds() {
+            held.kill()?;
+            held.remove()?;
+        }
         let start = Instant::now();
         loop {
             let processes = self.processes()?;
@@ -263,10 +278,28 @@ impl Group {
         }
     }
 
+    /// Moves its processes up and removes it.
+    fn dissolve(&self) -> Result<(), Error> {
+        self.remove_after(|| {
+            let processes = self.processes().unwrap_or_default();
+            for pid in processes {
+                // One that ended meanwhile need not be moved; one that it forked comes next time.
+                if let Some(above) = self.above() {
+                    let _ = above.add(pid);
+                }
+            }
+        })
+    }
+
     /// Removes the empty group. Its last process may still be on its way out.
     pub fn remove(&self) -> Result<(), Error> {
+        self.remove_after(|| ())
+    }
+
+    fn remove_after(&self, prepare: impl Fn()) -> Result<(), Error> {
         let start = Instant::now();
         loop {
+            prepare();
             match fs::remove_dir(&self.directory) {
                 Err(error)
                     if error.raw_os_error() == Some(nix::libc::EBUSY)

@@ -10,9 +10,7 @@ pub(super) const DUMP_ATTEMPTS: u32 = 20;
 pub(super) const DUMP_PAUSE: Duration = Duration::from_millis(7);
 /// How long the threads of an original may take to stop for the tracer.
 pub(super) const SEIZE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the helper that restores may take to start.
-pub(super) const INIT_START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pids that CRIU and what it starts may use in the copy's namespace.
 pub(super) const HELPER_PIDS: i32 = 200;
-/// Longest frame between a guardian and its init, in bytes.
-pub(super) const INIT_FRAME_BYTES: usize = 1 << 20;
+/// Longest frame between two processes of this node, in bytes.
+pub(super) const LOCAL_FRAME_BYTES: usize = 64 << 20;

@@ -18,7 +18,7 @@
 //! move ended says so. [`Hold::find`] takes up a hold that a killed owner left. A [`HeldCopy`]
 //! lives no longer than the process that made it.
 
-mod channel;
+pub(crate) mod channel;
 mod criu;
 mod dump;
 pub(crate) mod enter;
@@ -31,6 +31,7 @@ mod inject;
 mod inventory;
 mod limits;
 mod proc;
+mod remote;
 mod restore;
 mod stdio;
 

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Stdio as Redirect};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::Signal;
@@ -41,6 +42,7 @@ pub struct RunningCopy {
     pid: Pid,
     group: Group,
     socket: UnixStream,
+    telling: Mutex<()>,
     helper: Child,
 }
 
@@ -105,6 +107,7 @@ fn start(directory: &Path, manifest: &Manifest, group: Group) -> Result<HeldCopy
             pid,
             group,
             socket,
+            telling: Mutex::new(()),
             helper,
         },
         stdio,
@@ -157,6 +160,10 @@ impl RunningCopy {
     }
 
     fn tell(&self, message: &ToInit) -> Result<(), Error> {
+        let _turn = self
+            .telling
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         match channel::send(&self.socket, message) {
             Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
                 Err(Error::os("tell the copy's init")(error))

@@ -3,7 +3,7 @@
  *   walker TRACE DATA STEPS CODE
  *
  * TRACE is appended to, one line a step: a step that ran twice or never shows. DATA is written by
- * offset. stdout and stderr get a line every tenth step; every line of stdin is written to stdout.
+ * offset. stdout and stderr get a line every tenth step; stdin is written to stdout, and to TRACE.in.
  * At the end it exits with CODE; with CODE < 0 it kills itself by signal -CODE. SIGUSR1 is counted
  * and told on stdout. A thread of its own computes all the time. */
 #define _GNU_SOURCE
@@ -34,7 +34,7 @@ static void on_signal(int number) {
     told++;
 }
 
-static void echo_stdin(void) {
+static void echo_stdin(int copy) {
     static int ended;
     char buffer[65536];
     struct pollfd in = {0, POLLIN, 0};
@@ -45,6 +45,8 @@ static void echo_stdin(void) {
             printf("in: end\n");
         } else {
             fwrite(buffer, 1, (size_t)len, stdout);
+            if (write(copy, buffer, (size_t)len) != len)
+                _exit(103);
         }
         fflush(stdout);
     }
@@ -58,7 +60,10 @@ int main(int argc, char **argv) {
     int code = atoi(argv[4]);
     int trace = open(argv[1], O_WRONLY | O_CREAT | O_APPEND, 0666);
     int data = open(argv[2], O_WRONLY | O_CREAT, 0666);
-    if (trace < 0 || data < 0)
+    char name[4096];
+    snprintf(name, sizeof name, "%s.in", argv[1]);
+    int copy = open(name, O_WRONLY | O_CREAT | O_APPEND, 0666);
+    if (trace < 0 || data < 0 || copy < 0)
         return 101;
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGUSR1, &action, NULL);
@@ -81,7 +86,7 @@ int main(int argc, char **argv) {
             printf("told %d\n", seen);
             fflush(stdout);
         }
-        echo_stdin();
+        echo_stdin(copy);
         nanosleep(&pause, NULL);
     }
     if (code < 0) {
