@@ -55,6 +55,7 @@ fn complaint_in(log: &str, status: &str) -> Complaint {
         line.contains("task interruption")
             || line.contains("unexpectedly")
             || line.contains("si_code=5")
+            || line.contains("stopped by signal 5")
     });
     let telling: Vec<&str> = errors
         .iter()

@@ -42,6 +42,8 @@ pub struct Manifest {
     pub gid: u32,
     /// Its standard streams.
     pub stdio: StdioPlan,
+    /// Signals that were pending and are not in the image; they are sent to the copy.
+    pub signals: Vec<i32>,
 }
 
 /// Writes the image of a held process into `directory` (best on a tmpfs) and leaves it held.
@@ -54,7 +56,7 @@ pub fn dump(hold: &Hold, directory: &Path) -> Result<Dump, Error> {
     let start = Instant::now();
     let pid = hold.pid();
     let mut attempt = 0;
-    let manifest = loop {
+    let mut manifest = loop {
         let inventory = inspect(pid)?;
         refuse_obstacles(&inventory)?;
         let ids = proc::Status::of(pid)?.ns_pids();
@@ -64,6 +66,7 @@ pub fn dump(hold: &Hold, directory: &Path) -> Result<Dump, Error> {
             uid: inventory.uid,
             gid: inventory.gid,
             stdio: inventory.stdio,
+            signals: Vec::new(),
         };
         attempt += 1;
         match run(hold, directory, &manifest, ids.len() > 1) {
@@ -91,6 +94,7 @@ pub fn dump(hold: &Hold, directory: &Path) -> Result<Dump, Error> {
         }
     };
     images::drop_sizes_of_open_files(directory)?;
+    manifest.signals = images::take_job_control_signals(directory)?;
     for superfluous in [LOG, "stats-dump"] {
         let _ = fs::remove_file(directory.join(superfluous));
     }

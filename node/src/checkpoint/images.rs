@@ -1,54 +1,62 @@
-//! The one change made to CRIU's image files: recorded sizes of open files are dropped.
+//! What is changed in CRIU's image files between dump and restore.
 //!
-//! CRIU refuses to restore a file whose size is not what it was ("bad size"). Several ranks write
-//! one output file by offset, so for files that are open that is no error. Sizes of files that are
-//! only mapped (program, libraries) stay, and are checked.
+//! - Recorded sizes of open files are dropped. CRIU refuses to restore a file whose size is not what
+//!   it was ("bad size"), but several ranks write one output file by offset. Sizes of files that
+//!   are only mapped (program, libraries) stay, and are checked.
+//! - Pending job-control signals are taken out, to be sent again once the copy runs. CRIU makes
+//!   pending signals pending again while it traces the copy; at SIGCONT or a stop it then gives up.
+//!   A traced process keeps SIGCONT pending even where it is ignored, so any that comes during a
+//!   dump is in the image.
 //!
-//! An image file is two magic numbers and a sequence of records, each a little-endian `u32` length
-//! and a protobuf message (<https://criu.org/Images>). Fields used, from CRIU's `fdinfo.proto` and
-//! `regfile.proto`: `file_entry` {1: type, 2: id, 3: reg}, `reg_file_entry` {8: size},
-//! `fdinfo_entry` {1: id, 3: type}.
+//! Fields used, from CRIU's images/*.proto: `file_entry` {1: type, 2: id, 3: reg}, `reg_file_entry`
+//! {8: size}, `fdinfo_entry` {1: id, 3: type}, `core_entry` {3: tc, 5: thread_core},
+//! `task_core_entry` {10: signals_s}, `thread_core_entry` {9: signals_p}, `signal_queue_entry`
+//! {1: signals}, `siginfo_entry` {1: siginfo}.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::Error;
+use nix::libc;
 
-const MAGIC_BYTES: usize = 8;
+use super::Error;
+use super::protobuf::{Change, change_fields, change_records, field, records};
+
 /// `fd_types.REG`.
 const TYPE_REGULAR: u64 = 1;
-const FIELD_ENTRY_REG: u64 = 3;
-const FIELD_REG_SIZE: u64 = 8;
+/// Signals that stop or wake.
+const JOB_CONTROL: [i32; 5] = [
+    libc::SIGCONT,
+    libc::SIGSTOP,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+];
 
 /// Drops the recorded sizes of all files that are open in the images of `directory`.
 pub(super) fn drop_sizes_of_open_files(directory: &Path) -> Result<(), Error> {
     let mut open = BTreeSet::new();
-    let entries =
-        fs::read_dir(directory).map_err(Error::os(format!("read {}", directory.display())))?;
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("fdinfo-") && name.ends_with(".img") {
-            let image = read(directory, &name)?;
-            open.extend(open_regular_files(&image).ok_or_else(|| malformed(&name))?);
-        }
+    for name in names(directory, "fdinfo-")? {
+        let image = read(directory, &name)?;
+        open.extend(open_regular_files(&image).ok_or_else(|| malformed(&name))?);
     }
-    let name = "files.img";
-    let image = read(directory, name)?;
-    let changed = without_sizes(&image, &open).ok_or_else(|| malformed(name))?;
-    let path = directory.join(name);
-    fs::write(&path, changed).map_err(Error::os(format!("write {}", path.display())))
+    change(directory, "files.img", |image| without_sizes(image, &open))
+}
+
+/// Takes pending job-control signals out of the images of `directory` and returns them.
+pub(super) fn take_job_control_signals(directory: &Path) -> Result<Vec<i32>, Error> {
+    let mut taken = Vec::new();
+    for name in names(directory, "core-")? {
+        change(directory, &name, |image| without_signals(image, &mut taken))?;
+    }
+    taken.dedup();
+    Ok(taken)
 }
 
 fn open_regular_files(image: &[u8]) -> Option<BTreeSet<u64>> {
     let mut ids = BTreeSet::new();
     for record in records(image)? {
-        let number = |wanted| {
-            let field = fields(record)?
-                .into_iter()
-                .find(|field| field.number == wanted)?;
-            field.value
-        };
+        let number = |wanted| field(record, wanted)?.value;
         if number(3)? == TYPE_REGULAR {
             ids.insert(number(1)?);
         }
@@ -57,102 +65,75 @@ fn open_regular_files(image: &[u8]) -> Option<BTreeSet<u64>> {
 }
 
 fn without_sizes(image: &[u8], open: &BTreeSet<u64>) -> Option<Vec<u8>> {
-    let mut changed = image.get(..MAGIC_BYTES)?.to_vec();
-    for record in records(image)? {
-        let entry = fields(record)?;
-        let id = entry.iter().find(|field| field.number == 2)?.value?;
-        let mut message = Vec::with_capacity(record.len());
-        for field in &entry {
-            if field.number == FIELD_ENTRY_REG && open.contains(&id) {
-                let inner = fields(field.payload?)?;
-                let kept = inner.iter().filter(|field| field.number != FIELD_REG_SIZE);
-                let body: Vec<u8> = kept.flat_map(|field| field.whole).copied().collect();
-                message.extend(varint(FIELD_ENTRY_REG << 3 | 2));
-                message.extend(varint(body.len() as u64));
-                message.extend(body);
-            } else {
-                message.extend(field.whole);
-            }
+    change_records(image, |entry| {
+        let is_open = open.contains(&field(entry, 2)?.value?);
+        change_fields(entry, |part| match part.number {
+            3 if is_open => change_fields(part.payload?, |detail| {
+                Some(if detail.number == 8 {
+                    Change::Drop
+                } else {
+                    Change::Keep
+                })
+            })
+            .map(Change::Replace),
+            _ => Some(Change::Keep),
+        })
+    })
+}
+
+fn without_signals(image: &[u8], taken: &mut Vec<i32>) -> Option<Vec<u8>> {
+    change_records(image, |core| {
+        change_fields(core, |part| {
+            let queue = match part.number {
+                3 => 10,
+                5 => 9,
+                _ => return Some(Change::Keep),
+            };
+            change_fields(part.payload?, |detail| match detail.number {
+                number if number == queue => {
+                    let filtered = filter_queue(detail.payload?, taken)?;
+                    Some(Change::Replace(filtered))
+                }
+                _ => Some(Change::Keep),
+            })
+            .map(Change::Replace)
+        })
+    })
+}
+
+fn filter_queue(queue: &[u8], taken: &mut Vec<i32>) -> Option<Vec<u8>> {
+    change_fields(queue, |signal| {
+        // A siginfo_t begins with the signal's number.
+        let info = field(signal.payload?, 1)?.payload?;
+        let number = i32::from_le_bytes(info.get(..4)?.try_into().ok()?);
+        if !JOB_CONTROL.contains(&number) {
+            return Some(Change::Keep);
         }
-        changed.extend((message.len() as u32).to_le_bytes());
-        changed.extend(message);
-    }
-    Some(changed)
+        taken.push(number);
+        Some(Change::Drop)
+    })
 }
 
-/// The messages of an image file.
-fn records(image: &[u8]) -> Option<Vec<&[u8]>> {
-    let mut rest = image.get(MAGIC_BYTES..)?;
-    let mut records = Vec::new();
-    while !rest.is_empty() {
-        let len = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?) as usize;
-        records.push(rest.get(4..4 + len)?);
-        rest = &rest[4 + len..];
-    }
-    Some(records)
+fn names(directory: &Path, prefix: &str) -> Result<Vec<String>, Error> {
+    let entries =
+        fs::read_dir(directory).map_err(Error::os(format!("read {}", directory.display())))?;
+    let names = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names
+        .filter(|name| name.starts_with(prefix) && name.ends_with(".img"))
+        .collect())
 }
 
-/// A field of a protobuf message.
-struct Field<'a> {
-    number: u64,
-    /// Its number, where it is one.
-    value: Option<u64>,
-    /// Its bytes, where it is length-delimited.
-    payload: Option<&'a [u8]>,
-    /// All of it, with its tag.
-    whole: &'a [u8],
-}
-
-fn fields(message: &[u8]) -> Option<Vec<Field<'_>>> {
-    let mut found = Vec::new();
-    let mut rest = message;
-    while !rest.is_empty() {
-        let start = rest;
-        let tag = take_varint(&mut rest)?;
-        let (mut value, mut payload) = (None, None);
-        match tag & 7 {
-            0 => value = Some(take_varint(&mut rest)?),
-            1 => rest = rest.get(8..)?,
-            2 => {
-                let len = usize::try_from(take_varint(&mut rest)?).ok()?;
-                payload = Some(rest.get(..len)?);
-                rest = &rest[len..];
-            }
-            5 => rest = rest.get(4..)?,
-            _ => return None,
-        }
-        let whole = &start[..start.len() - rest.len()];
-        found.push(Field {
-            number: tag >> 3,
-            value,
-            payload,
-            whole,
-        });
-    }
-    Some(found)
-}
-
-fn take_varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, tail) = rest.split_first()?;
-        *rest = tail;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-    bytes
+fn change(
+    directory: &Path,
+    name: &str,
+    change: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+) -> Result<(), Error> {
+    let image = read(directory, name)?;
+    let changed = change(&image).ok_or_else(|| malformed(name))?;
+    let path = directory.join(name);
+    fs::write(&path, changed).map_err(Error::os(format!("write {}", path.display())))
 }
 
 fn read(directory: &Path, name: &str) -> Result<Vec<u8>, Error> {
@@ -169,29 +150,8 @@ fn malformed(name: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::protobuf::tests::{image, nested, number};
     use super::*;
-
-    fn number(field: u64, value: u64) -> Vec<u8> {
-        [varint(field << 3), varint(value)].concat()
-    }
-
-    fn nested(field: u64, body: &[u8]) -> Vec<u8> {
-        [
-            varint(field << 3 | 2),
-            varint(body.len() as u64),
-            body.to_vec(),
-        ]
-        .concat()
-    }
-
-    fn image(messages: &[Vec<u8>]) -> Vec<u8> {
-        let mut bytes = b"MAGICNUM".to_vec();
-        for message in messages {
-            bytes.extend((message.len() as u32).to_le_bytes());
-            bytes.extend(message);
-        }
-        bytes
-    }
 
     fn entry(id: u64, size: Option<u64>) -> Vec<u8> {
         let mut reg = [number(1, id), number(2, 0o100001), nested(6, b"/out")].concat();
@@ -214,10 +174,22 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_image_is_no_panic() {
-        let whole = image(&[entry(7, Some(1 << 40))]);
-        for len in 0..whole.len() {
-            let _ = without_sizes(&whole[..len], &BTreeSet::from([7]));
-        }
+    fn only_job_control_signals_are_taken() {
+        let queue = |signals: &[i32]| -> Vec<u8> {
+            let infos = signals.iter().map(|signal| {
+                let info = [signal.to_le_bytes().to_vec(), vec![0; 124]].concat();
+                nested(1, &nested(1, &info))
+            });
+            infos.flatten().collect()
+        };
+        let core = |shared: &[i32], private: &[i32]| {
+            let tc = [number(1, 1), nested(10, &queue(shared))].concat();
+            let thread = [nested(9, &queue(private)), number(11, 2)].concat();
+            image(&[[number(1, 1), nested(3, &tc), nested(5, &thread)].concat()])
+        };
+        let mut taken = Vec::new();
+        let changed = without_signals(&core(&[18, 15], &[10, 20]), &mut taken).unwrap();
+        assert_eq!(changed, core(&[15], &[10]));
+        assert_eq!(taken, [18, 20]);
     }
 }

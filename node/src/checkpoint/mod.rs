@@ -31,6 +31,7 @@ mod inject;
 mod inventory;
 mod limits;
 mod proc;
+mod protobuf;
 mod remote;
 mod restore;
 mod stdio;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::freezer::Group;
 use super::init::{FromInit, Order, RESTORE_LOG, ToInit};
+use super::limits::RESTORE_ATTEMPTS;
 use super::stdio::make_raw;
 use super::{Error, Manifest, Stdio, channel, criu, proc};
 use crate::hidden;
@@ -25,6 +26,8 @@ use crate::hidden;
 pub struct HeldCopy {
     copy: RunningCopy,
     stdio: Stdio,
+    /// To be sent to it at the release.
+    signals: Vec<i32>,
 }
 
 /// How a process ended.
@@ -47,16 +50,30 @@ pub struct RunningCopy {
 }
 
 /// Restores the image in `directory`, held. Takes about as long as the image is big; blocks.
+///
+/// A signal may spoil an attempt; nothing is left of that and it is tried again.
 pub fn restore(directory: &Path, manifest: &Manifest) -> Result<HeldCopy, Error> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let group = Group::for_copy(&format!("{}-{number}", std::process::id()))?;
-    let started = start(directory, manifest, group.clone());
-    if started.is_err() {
-        let _ = group.kill();
-        let _ = group.remove();
+    let mut attempt = 0;
+    loop {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let group = Group::for_copy(&format!("{}-{number}", std::process::id()))?;
+        let started = start(directory, manifest, group.clone());
+        if started.is_err() {
+            let _ = group.kill();
+            let _ = group.remove();
+        }
+        attempt += 1;
+        let log = directory.join(RESTORE_LOG);
+        match started {
+            Err(Error::Criu { why, .. })
+                if attempt < RESTORE_ATTEMPTS && criu::complaint(&log, "").by_signal =>
+            {
+                tracing::debug!(attempt, why, "a signal spoiled the restore; once more");
+            }
+            other => return other,
+        }
     }
-    started
 }
 
 fn start(directory: &Path, manifest: &Manifest, group: Group) -> Result<HeldCopy, Error> {
@@ -111,6 +128,7 @@ fn start(directory: &Path, manifest: &Manifest, group: Group) -> Result<HeldCopy
             helper,
         },
         stdio,
+        signals: manifest.signals.clone(),
     })
 }
 
@@ -122,6 +140,10 @@ impl HeldCopy {
 
     /// Lets it run.
     pub fn release(self) -> Result<(RunningCopy, Stdio), Error> {
+        // They were pending at the dump; the copy gets them when it runs.
+        for number in self.signals {
+            self.copy.tell(&ToInit::Signal(number))?;
+        }
         self.copy.group.thaw()?;
         Ok((self.copy, self.stdio))
     }

@@ -156,16 +156,17 @@ impl Mover {
     pub(super) fn freeze(&mut self) -> Result<(), Trouble> {
         let pid = self.pid();
         let hold = self.hold.insert(Hold::freeze(pid).map_err(trouble)?);
+        let images = image_directory(self.order.move_id, "source")?;
+        let dumped = checkpoint::dump(hold, &images).map_err(|error| failed(&images, error))?;
+        tracing::info!("image of {} bytes taken in {:?}", dumped.bytes, dumped.took);
+        self.dump = Some(dumped);
+        // Not before: a dump that a signal spoils lets the rank run, and write, for an instant.
         if let Some(mut guardian) = Handle::of(pid).map_err(trouble)? {
             let baton = guardian.depart().map_err(trouble);
             self.guardian = Some(guardian);
             self.departed = true;
             self.baton = Some(baton?);
         }
-        let images = image_directory(self.order.move_id, "source")?;
-        let dumped = checkpoint::dump(hold, &images).map_err(|error| failed(&images, error))?;
-        tracing::info!("image of {} bytes taken in {:?}", dumped.bytes, dumped.took);
-        self.dump = Some(dumped);
         Ok(())
     }
 

@@ -1,14 +1,12 @@
 //! A program with a launcher moves, several times, with guardians and a shadow: what its launcher
 //! sees is what it would have seen had the program stayed.
 
-mod common;
-
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use common::{Walker, images, possible, wait};
+use super::launcher::{Walker, images, possible, wait};
 use meander::NodeName;
 use meander_node::checkpoint::{self, Ended, Hold};
 use meander_node::guardian::{Handle, Outcome, Prepared};

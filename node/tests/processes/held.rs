@@ -1,8 +1,6 @@
 //! A process is held, dumped, restored held, and released or discarded: with no launcher, no
 //! guardian and no shadow.
 
-mod common;
-
 use std::fs::{self, File};
 use std::io::Write;
 use std::sync::Arc;
@@ -10,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{Output, Walker, images, possible, wait};
+use super::launcher::{Output, Walker, images, possible, wait};
 use meander_node::checkpoint::{self, Ended, Error, Hold, Manifest, Obstacle, RunningCopy};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

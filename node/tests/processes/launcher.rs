@@ -203,7 +203,7 @@ pub fn wait(what: &str, mut done: impl FnMut() -> bool) {
 fn program() -> PathBuf {
     static ONCE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     let make = || {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/walker.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/processes/walker.c");
         let made =
             Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("walker-{}", std::process::id()));
         let status = Command::new("cc")
