@@ -23,6 +23,7 @@ use meander::{Config, Key, Limits, NodeName, PortId};
 use meander_core::directory::Entry;
 use meander_core::moves::Trouble;
 use meander_core::{MoveId, Time};
+use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::Offer;
@@ -138,6 +139,13 @@ fn detach() -> Result<(OwnedFd, OwnedFd), Error> {
         nix::unistd::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), target)
             .map_err(|errno| starting()(errno.into()))?;
     }
+    // A leader of a session without a terminal gets the first one that it opens, the rank's say,
+    // and would be hung up with it.
+    let mut hangup = SigSet::empty();
+    hangup.add(Signal::SIGHUP);
+    hangup
+        .thread_block()
+        .map_err(|errno| starting()(errno.into()))?;
     // Fails where it leads a session already, which is as good.
     let _ = nix::unistd::setsid();
     std::env::set_current_dir("/").map_err(starting())?;
