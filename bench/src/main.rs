@@ -1,2 +1,96 @@
-//! Being built.
-fn main() {}
+//! Latency and bandwidth of Meander streams, beside a plain socket that does the same in the same
+//! run.
+//!
+//! Two processes on this machine talk over loopback. For each size the contenders take turns, round
+//! after round, so that whatever else the machine does meets all of them; what is reported is the
+//! median of the rounds.
+
+mod fork;
+mod line;
+mod measure;
+mod peer;
+mod report;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::line::Contender;
+use crate::measure::Measure;
+
+#[derive(Parser)]
+#[command(
+    version,
+    about = "Latency and bandwidth of Meander streams beside a plain socket"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Half the round trip of a message that is sent back at once, in microseconds.
+    Latency(Options),
+    /// Messages one after the other in one direction, in megabytes (10^6) a second.
+    Bandwidth(Options),
+    /// The other process of a measurement; it is started by the first.
+    #[command(hide = true)]
+    Peer,
+}
+
+#[derive(Args)]
+struct Options {
+    /// Sizes of the messages in bytes, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    sizes: Vec<usize>,
+    /// Rounds of each contender at each size.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Messages of a round; by default as many as take a moment.
+    #[arg(long)]
+    messages: Option<usize>,
+    /// Contenders, separated by commas; the raw socket is always one.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Contender>,
+    /// Print JSON, not a table.
+    #[arg(long)]
+    json: bool,
+}
+
+const LATENCY_SIZES: [usize; 6] = [1, 8, 64, 1024, 16_384, 65_536];
+const BANDWIDTH_SIZES: [usize; 6] = [64, 1024, 16_384, 65_536, 1 << 20, 16 << 20];
+
+fn main() -> anyhow::Result<()> {
+    fork::announce();
+    let (measure, options, sizes) = match Cli::parse().command {
+        Command::Latency(options) => (Measure::Latency, options, LATENCY_SIZES),
+        Command::Bandwidth(options) => (Measure::Bandwidth, options, BANDWIDTH_SIZES),
+        Command::Peer => return peer::serve(),
+    };
+    let sizes = if options.sizes.is_empty() {
+        sizes.to_vec()
+    } else {
+        options.sizes
+    };
+    let mut results = Vec::new();
+    let mut session = measure::Session::start()?;
+    let mut contenders = vec![Contender::RawSocket];
+    let others = Contender::ALL.into_iter().skip(1);
+    contenders.extend(others.filter(|it| options.only.is_empty() || options.only.contains(it)));
+    for size in sizes {
+        let row = session.row(
+            measure,
+            &contenders,
+            size,
+            options.rounds.max(1),
+            options.messages,
+        )?;
+        if !options.json {
+            report::print_row(measure, &row, results.is_empty());
+        }
+        results.push(row);
+    }
+    if options.json {
+        println!("{}", report::json(measure, &results)?);
+    }
+    session.end()
+}

@@ -136,7 +136,10 @@ impl Port {
         let Ok(mut state) = self.shared().enter() else {
             return false;
         };
-        self.shared().drive(&mut state);
+        // What a wait has found is delivered first: it may be what the caller is in a hurry for.
+        if state.engine.inbox.is_empty() || state.engine.delivering {
+            self.shared().drive(&mut state);
+        }
         if state.engine.inbox.is_empty() || state.engine.delivering {
             return false;
         }

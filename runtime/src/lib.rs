@@ -23,6 +23,7 @@ pub mod control;
 mod driver;
 mod engine;
 mod error;
+mod fork;
 mod handler;
 mod moving;
 mod port;
@@ -31,6 +32,7 @@ mod stream;
 
 pub use config::{Config, TcpConfig};
 pub use error::Error;
+pub use fork::announce_forks;
 pub use handler::{
     EventHandler, MessageKey, Outgoing, Payload, Posted, SendId, SendMode, Sink, Source, StreamKey,
 };

@@ -16,11 +16,12 @@ use meander_core::{Contact, Epoch, Limits, Location, PortId};
 
 use crate::Error;
 use crate::engine::Engine;
+use crate::fork::Process;
 
 /// What all handles of one port share with its background thread.
 pub(crate) struct Shared {
-    /// The process that opened the port.
-    pid: u32,
+    /// The one that opened the port.
+    process: Process,
     state: Mutex<State>,
     /// Notified when the port is attached or gone.
     gate: Condvar,
@@ -90,7 +91,7 @@ impl Shared {
             dozing: false,
         };
         Ok(Shared {
-            pid: std::process::id(),
+            process: Process::this(),
             state: Mutex::new(state),
             gate: Condvar::new(),
             doze: Condvar::new(),
@@ -107,7 +108,7 @@ impl Shared {
     /// The lock, whatever the port's standing; for calls that move it or only look.
     pub fn look(&self) -> Result<Guard<'_>, Error> {
         // Before the lock: in a forked child its holder may not exist.
-        if self.is_forked() {
+        if self.process.is_forked() {
             return Err(Error::Forked);
         }
         Ok(self.state.lock())
@@ -141,10 +142,6 @@ impl Shared {
         };
         self.look()
             .map_or_else(|_| nowhere(), |state| state.engine.core.contact())
-    }
-
-    pub fn is_forked(&self) -> bool {
-        std::process::id() != self.pid
     }
 
     pub fn activity(&self) -> u64 {

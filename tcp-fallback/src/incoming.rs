@@ -8,6 +8,7 @@ use meander_core::Slice;
 use meander_core::transport::{FrameSink, LinkError, Place};
 use meander_core::wire::{AppHeader, FrameHeader, HEADER_BYTES, Violation};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use crate::limits;
 
@@ -110,7 +111,7 @@ impl Incoming {
         let until = self.buffer.len().min(self.end + limits::READ_BYTES);
         let room = &mut self.buffer[self.end..until];
         let asked = room.len();
-        let count = rustix::io::read(socket, room)?;
+        let (count, _) = recv(socket, room, RecvFlags::DONTWAIT)?;
         self.end += count;
         Ok((count, asked))
     }

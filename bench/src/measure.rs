@@ -1,0 +1,230 @@
+//! Rounds, in which the contenders take turns.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use hdrhistogram::Histogram;
+use meander::{Config, Key, Port};
+use serde::{Deserialize, Serialize};
+
+use crate::line::{Contender, Line, RawSocket, StreamPosted};
+use crate::peer::{Invitation, Lines, Order, SERVICE};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    Latency,
+    Bandwidth,
+}
+
+/// The results at one size.
+#[derive(Serialize)]
+pub struct Row {
+    /// Bytes of a message.
+    pub size: usize,
+    pub messages: usize,
+    pub results: Vec<ContenderResult>,
+}
+
+/// One contender at one size: the median of its rounds.
+#[derive(Serialize)]
+pub struct ContenderResult {
+    pub contender: Contender,
+    /// Latency: the median of half the round trip, in microseconds. Bandwidth: 10^6 bytes a second.
+    pub value: f64,
+    /// Latency only: of 100 round trips, 99 were no longer than twice this.
+    pub p99: Option<f64>,
+    /// `value` as a multiple of the raw socket's.
+    pub of_raw: f64,
+    /// Every round's value.
+    pub rounds: Vec<f64>,
+}
+
+/// The two processes and the lines between them.
+pub struct Session {
+    lines: Lines,
+    orders: ChildStdin,
+    peer: Child,
+}
+
+/// A round's messages where nothing else is said: so many, or so many bytes.
+const LATENCY_MESSAGES: usize = 10_000;
+const LATENCY_BYTES: usize = 64 << 20;
+const BANDWIDTH_MESSAGES: usize = 100_000;
+const BANDWIDTH_BYTES: usize = 512 << 20;
+/// The first of this many messages of a round are not counted.
+const WARM_UP: usize = 10;
+
+impl Session {
+    /// Starts the other process and connects every line.
+    pub fn start() -> Result<Session> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+        let key = Key(secret);
+        let port = Port::open(Config::from_env(key.clone())?)?;
+        port.listen(SERVICE);
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let socket = listener.local_addr()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut peer = command.arg("peer").stdin(Stdio::piped()).spawn()?;
+        let mut orders = peer.stdin.take().context("the peer has no input")?;
+        say(
+            &mut orders,
+            &Invitation {
+                key,
+                contact: port.contact(),
+                socket,
+            },
+        )?;
+        let stream = port.accept(Some(Duration::from_secs(20)))?;
+        let stream_posted = StreamPosted::new(port.clone(), stream.peer());
+        let raw_socket = RawSocket::new(listener.accept()?.0)?;
+        Ok(Session {
+            lines: Lines {
+                raw_socket,
+                stream_posted,
+                stream,
+            },
+            orders,
+            peer,
+        })
+    }
+
+    /// Measures contenders at one size; the first is what the others are compared with.
+    pub fn row(
+        &mut self,
+        measure: Measure,
+        contenders: &[Contender],
+        size: usize,
+        rounds: usize,
+        messages: Option<usize>,
+    ) -> Result<Row> {
+        let messages = messages
+            .unwrap_or_else(|| usual_messages(measure, size))
+            .max(1);
+        let values = contenders
+            .iter()
+            .map(|&contender| (contender, Vec::new(), Vec::new()));
+        let mut values: Vec<_> = values.collect();
+        for _ in 0..rounds {
+            for (contender, values, tails) in &mut values {
+                let order = Order {
+                    measure,
+                    contender: *contender,
+                    size,
+                    messages,
+                };
+                let (value, tail) = self.round(&order)?;
+                values.push(value);
+                tails.extend(tail);
+            }
+        }
+        let raw = median(&values[0].1);
+        let results = values.into_iter().map(|(contender, rounds, tails)| {
+            let value = median(&rounds);
+            let p99 = (!tails.is_empty()).then(|| median(&tails));
+            ContenderResult {
+                contender,
+                value,
+                p99,
+                of_raw: value / raw,
+                rounds,
+            }
+        });
+        Ok(Row {
+            size,
+            messages,
+            results: results.collect(),
+        })
+    }
+
+    fn round(&mut self, order: &Order) -> Result<(f64, Option<f64>)> {
+        say(&mut self.orders, order)?;
+        let line = self.lines.of(order.contender);
+        let message = Arc::new(vec![0; order.size]);
+        // The peer is there.
+        line.receive(1)?;
+        match order.measure {
+            Measure::Latency => latency(line, &message, order.messages),
+            Measure::Bandwidth => Ok((bandwidth(line, &message, order.messages)?, None)),
+        }
+    }
+
+    /// Ends the other process.
+    pub fn end(mut self) -> Result<()> {
+        drop(self.orders);
+        ensure!(self.peer.wait()?.success(), "the other process failed");
+        Ok(())
+    }
+}
+
+/// Median and 99th percentile of half the round trip, in microseconds.
+fn latency(
+    line: &mut dyn Line,
+    message: &Arc<Vec<u8>>,
+    messages: usize,
+) -> Result<(f64, Option<f64>)> {
+    let mut times = Histogram::<u64>::new(3)?;
+    for number in 0..messages {
+        let start = Instant::now();
+        line.send(message)?;
+        line.receive(message.len())?;
+        if number >= messages / WARM_UP {
+            times.record(start.elapsed().as_nanos() as u64)?;
+        }
+    }
+    let half = |quantile| times.value_at_quantile(quantile) as f64 / 2e3;
+    Ok((half(0.5), Some(half(0.99))))
+}
+
+/// Megabytes a second, until the peer has said that it has everything.
+fn bandwidth(line: &mut dyn Line, message: &Arc<Vec<u8>>, messages: usize) -> Result<f64> {
+    let start = Instant::now();
+    for _ in 0..messages {
+        line.send(message)?;
+    }
+    line.receive(1)?;
+    Ok((messages * message.len()) as f64 / start.elapsed().as_secs_f64() / 1e6)
+}
+
+fn usual_messages(measure: Measure, size: usize) -> usize {
+    let (most, bytes) = match measure {
+        Measure::Latency => (LATENCY_MESSAGES, LATENCY_BYTES),
+        Measure::Bandwidth => (BANDWIDTH_MESSAGES, BANDWIDTH_BYTES),
+    };
+    (bytes / size.max(1)).clamp(8, most)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) {
+        (sorted[middle - 1] + sorted[middle]) / 2.0
+    } else {
+        sorted[middle]
+    }
+}
+
+fn say(to: &mut ChildStdin, what: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    to.write_all(&line)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), 2.5);
+    }
+}
