@@ -45,24 +45,42 @@ esac
 recipe=$(printf '%s' "$suite $packages $version $arch" | sha256sum | cut -c1-12)
 tree=$cache/trees/$suite-criu-$recipe
 
-write_wrapper() {
-    mkdir -p "$cache/criu"
-    local fresh
-    fresh=$(mktemp "$cache/criu/.criu.XXXXXX")
-    cat >"$fresh" <<WRAPPER
+# Loaded into CRIU, so that no SIGCONT disturbs it: see the file.
+guard_source=$(dirname "$(readlink -f "$0")")/criu-guard.c
+guard=$cache/criu/guard-$(sha256sum <"$guard_source" | cut -c1-12).so
+
+wrapper_text() {
+    cat <<WRAPPER
 #!/bin/sh
 # Made by ci/criu-tree.sh: Debian 13's CRIU on this machine's kernel.
 tree=$tree
+guard=$guard
 PATH=\$PATH:/usr/sbin:/sbin
 export PATH
-exec "\$tree/$loader" --library-path "\$tree/usr/lib/$triplet:\$tree/lib/$triplet" "\$tree/usr/sbin/criu" "\$@"
+exec "\$tree/$loader" --preload "\$guard" --library-path "\$tree/usr/lib/$triplet:\$tree/lib/$triplet" "\$tree/usr/sbin/criu" "\$@"
 WRAPPER
+}
+
+write_guard() {
+    local fresh
+    fresh=$(mktemp "$cache/criu/.guard.XXXXXX")
+    cc -O2 -Wall -Wextra -fPIC -shared -o "$fresh" "$guard_source" ||
+        fail "$guard_source does not compile"
+    chmod 0755 "$fresh"
+    mv -f "$fresh" "$guard"
+}
+
+write_wrapper() {
+    local fresh
+    fresh=$(mktemp "$cache/criu/.criu.XXXXXX")
+    wrapper_text >"$fresh"
     chmod 0755 "$fresh"
     mv -f "$fresh" "$wrapper"
 }
 
 works() {
-    [ -x "$wrapper" ] && grep -qxF "tree=$tree" "$wrapper" && "$wrapper" --version >/dev/null 2>&1
+    [ -x "$wrapper" ] && [ -e "$guard" ] && wrapper_text | cmp -s - "$wrapper" &&
+        "$wrapper" --version >/dev/null 2>&1
 }
 
 if works; then
@@ -71,10 +89,8 @@ if works; then
 fi
 
 [ "$(id -u)" = 0 ] || fail "$tree is missing and only root can make it: run this as root"
-command -v debootstrap >/dev/null ||
-    fail "debootstrap is missing: apt-get install debootstrap"
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-[ -r "$keyring" ] || fail "$keyring is missing: apt-get install debian-archive-keyring"
+
+command -v cc >/dev/null || fail "there is no C compiler: apt-get install gcc libc6-dev"
 
 mkdir -p "$cache/trees" "$cache/criu"
 exec 9>"$cache/trees/.lock"
@@ -91,6 +107,10 @@ mirror() {
 }
 
 if [ ! -d "$tree" ]; then
+    command -v debootstrap >/dev/null ||
+        fail "debootstrap is missing: apt-get install debootstrap"
+    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    [ -r "$keyring" ] || fail "$keyring is missing: apt-get install debian-archive-keyring"
     from=$(mirror)
     if [ -z "$from" ]; then
         # The lists were never fetched: take the first deb source with a main component.
@@ -112,6 +132,7 @@ if [ ! -d "$tree" ]; then
     mv -T "$building" "$tree"
 fi
 
+write_guard
 write_wrapper
 works || fail "$wrapper was made but does not run: $("$wrapper" --version 2>&1 | tail -n 1)"
 echo "$wrapper"
