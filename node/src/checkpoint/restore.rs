@@ -1,5 +1,6 @@
 //! From an image to a held copy.
 
+use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -7,8 +8,10 @@ use std::process::{Child, Stdio as Redirect};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use meander::control::run_dir;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::freezer::Group;
@@ -54,6 +57,7 @@ pub struct RunningCopy {
 /// A signal may spoil an attempt; nothing is left of that and it is tried again.
 pub fn restore(directory: &Path, manifest: &Manifest) -> Result<HeldCopy, Error> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let _turn = turn()?;
     let mut attempt = 0;
     loop {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -74,6 +78,19 @@ pub fn restore(directory: &Path, manifest: &Manifest) -> Result<HeldCopy, Error>
             other => return other,
         }
     }
+}
+
+/// Waits until no other restore goes on, on this node, until the file is dropped: files that are open
+/// and deleted (the native MPI library has one in each rank) CRIU makes anew under names that two
+/// restores at once would share.
+fn turn() -> Result<File, Error> {
+    let path = run_dir().join("restore.lock");
+    let locking = || Error::os(format!("lock {}", path.display()));
+    fs::create_dir_all(run_dir()).map_err(locking())?;
+    let file = File::create(&path).map_err(locking())?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)
+        .map_err(|errno| locking()(errno.into()))?;
+    Ok(file)
 }
 
 fn start(directory: &Path, manifest: &Manifest, group: Group) -> Result<HeldCopy, Error> {
