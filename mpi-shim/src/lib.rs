@@ -10,13 +10,16 @@
 //!
 //! - [`abi`] is the table of exported functions, one line each. [`abi::call`] runs them.
 //! - [`comm`], [`group`], [`p2p`], [`request`] and [`collectives`] say what the functions do.
-//! - [`engine`] is the traffic of a rank: requests, and the messages that no receive has met yet
-//!   ([`matching`]). It drives the port.
+//! - [`engine`] and [`inbox`] are the traffic of a rank: requests, and messages that no receive has met
+//!   yet ([`matching`]). They drive the port.
 //! - [`init`], [`wireup`] and [`ending`] are the life of a rank.
 //! - [`native`] finds and calls the native library; [`memory`] is the program's memory. With
 //!   [`abi`] they hold all the `unsafe` code.
 //!
 //! Nothing happens before `MPI_Init`: `LD_PRELOAD` reaches shells too.
+
+// The documentation is for those who work on the shim: it exports nothing to Rust.
+#![allow(rustdoc::private_intra_doc_links)]
 
 mod abi;
 mod attributes;
