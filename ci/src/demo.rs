@@ -3,7 +3,7 @@
 //! Three runs of the same program must end with the same checksum: by the native MPI library alone, under
 //! the shim, and under the shim with a rank that moves twice. The last line is `demo: ok ...` only then.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,22 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::Lab;
 use crate::artifacts;
 use crate::meander::{Migration, RankPlace};
-use crate::mpirun::{Ended, Mpirun};
+use crate::mpirun::{Ended, Mpirun, Running};
 use crate::state::wait_until;
 
 const LAB: &str = "demo";
 const NODES: [&str; 3] = ["a", "b", "c"];
 const PROGRAM: &str = "heat2d";
-/// Points on a side, steps, and steps between two lines. Fixed: they decide the checksum.
-const ARGUMENTS: [&str; 3] = ["384", "80000", "4000"];
+/// Points on a side of the plate.
+const POINTS: &str = "384";
+/// Steps that a run may have: the most that this machine does in [`RUN_AIM`].
+const STEPS: [u32; 5] = [10_000, 20_000, 40_000, 80_000, 160_000];
+/// Lines that a run prints.
+const LINES: u32 = 20;
+/// Steps by which the machine's speed is measured.
+const TRIAL_STEPS: u32 = 2_000;
+/// How long a run should take, so that it is worth watching and there is time to move.
+const RUN_AIM: Duration = Duration::from_secs(25);
 /// The rank that moves.
 const MOVER: u32 = 2;
 /// Where it goes: away, and back.
@@ -40,16 +48,21 @@ pub fn run() -> Result<ExitCode> {
         println!("  node {}  {}  a meander agent", node.name, node.address());
     }
 
+    let plate = Plate {
+        steps: affordable_steps(&lab, &program)?,
+        program,
+    };
+
     headline(
         "1. The heat equation on 4 ranks, two on node a and two on node b: the MPI library alone",
     );
-    let native = once(lab.mpirun(&NODES[..2], 2).native(), &program)?;
+    let native = plate.run(lab.mpirun(&NODES[..2], 2).native(), "")?;
 
     headline("2. The same program file under Meander, nothing moved");
-    let still = once(lab.mpirun(&NODES[..2], 2), &program)?;
+    let still = plate.run(lab.mpirun(&NODES[..2], 2), PRELOAD)?;
 
     headline("3. Under Meander again, and while it runs, one rank moves to node c and back");
-    let (moved, journeys) = with_moves(&lab, &program)?;
+    let (moved, journeys) = with_moves(&lab, &plate)?;
 
     headline("What came of it");
     let runs = [
@@ -97,26 +110,47 @@ pub fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn once(mpirun: Mpirun<'_>, program: &Path) -> Result<Ended> {
-    println!(
-        "  $ mpirun -np 4 --host a:2,b:2 {PROGRAM} {}",
-        ARGUMENTS.join(" ")
-    );
-    mpirun
-        .watch()
-        .run(program, &ARGUMENTS, RUN_LIMIT)?
-        .success()
+/// What is added to the command line for Meander.
+const PRELOAD: &str = "-x LD_PRELOAD=libmeander_mpi.so ";
+
+/// The program, with arguments that are the same in every run: they decide the checksum.
+struct Plate {
+    program: PathBuf,
+    steps: u32,
 }
 
-fn with_moves(lab: &Lab, program: &Path) -> Result<(Ended, Vec<Migration>)> {
-    println!(
-        "  $ mpirun -np 4 --host a:2,b:2 -x LD_PRELOAD=libmeander_mpi.so {PROGRAM} {}",
-        ARGUMENTS.join(" ")
-    );
-    let mut running = lab
+impl Plate {
+    fn start(&self, mpirun: Mpirun<'_>, preload: &str) -> Result<Running> {
+        let every = self.steps / LINES;
+        let arguments = [POINTS, &self.steps.to_string(), &every.to_string()];
+        println!(
+            "  $ mpirun -np 4 --host a:2,b:2 {preload}{PROGRAM} {}",
+            arguments.join(" ")
+        );
+        mpirun.watch().start(&self.program, &arguments)
+    }
+
+    fn run(&self, mpirun: Mpirun<'_>, preload: &str) -> Result<Ended> {
+        self.start(mpirun, preload)?.wait(RUN_LIMIT)?.success()
+    }
+}
+
+fn affordable_steps(lab: &Lab, program: &Path) -> Result<u32> {
+    let arguments = [POINTS, &TRIAL_STEPS.to_string(), &TRIAL_STEPS.to_string()];
+    let trial = lab
         .mpirun(&NODES[..2], 2)
-        .watch()
-        .start(program, &ARGUMENTS)?;
+        .native()
+        .run(program, &arguments, RUN_LIMIT)?;
+    let step = trial.success()?.took / TRIAL_STEPS;
+    let affordable = STEPS
+        .into_iter()
+        .rev()
+        .find(|steps| step * *steps <= RUN_AIM);
+    Ok(affordable.unwrap_or(STEPS[0]))
+}
+
+fn with_moves(lab: &Lab, plate: &Plate) -> Result<(Ended, Vec<Migration>)> {
+    let mut running = plate.start(lab.mpirun(&NODES[..2], 2), PRELOAD)?;
     let ranks = lab.wait_for_ranks(4, LISTED_LIMIT)?;
     let job = ranks[0].job.clone();
     show_places(lab, "before")?;
@@ -133,7 +167,7 @@ fn with_moves(lab: &Lab, program: &Path) -> Result<(Ended, Vec<Migration>)> {
         let rank = format!("{job}/{MOVER}");
         println!("  $ meander migrate {rank} {to}        (typed on node {from})");
         let migration = lab.migrate(from, &rank, to)?.moved()?;
-        for line in migration.text.lines() {
+        for line in migration.text.lines().filter(|line| !is_progress(line)) {
             println!("  | {line}");
         }
         journeys.push(migration);
@@ -177,4 +211,9 @@ fn show_places(lab: &Lab, when: &str) -> Result<RankPlace> {
         .into_iter()
         .find(|rank| rank.rank == MOVER)
         .context("meander ps does not list the rank")
+}
+
+/// The phases as they passed; the summary after them names each again, with its time.
+fn is_progress(line: &str) -> bool {
+    line.starts_with("  ") && !line.contains("ms")
 }
