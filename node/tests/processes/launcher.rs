@@ -52,7 +52,7 @@ impl Walker {
             .tempdir_in("/var/tmp")
             .unwrap();
         let (master, slave) = terminal();
-        let mut command = Command::new(program());
+        let mut command = Command::new(compiled("walker"));
         command
             .arg(files.path().join("trace"))
             .arg(files.path().join("data"));
@@ -200,21 +200,25 @@ pub fn wait(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn program() -> PathBuf {
-    static ONCE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    let make = || {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/processes/walker.c");
-        let made =
-            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("walker-{}", std::process::id()));
+/// The program made of `NAME.c` here.
+pub fn compiled(name: &str) -> PathBuf {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/processes");
+    let source = here.join(format!("{name}.c"));
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let age = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+    if age(&made) < age(&source) {
+        let fresh = made.with_extension(std::process::id().to_string());
         let status = Command::new("cc")
             .args(["-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
-            .arg(&made)
+            .arg(&fresh)
             .arg(source)
             .status();
-        assert!(status.unwrap().success(), "walker.c does not compile");
-        made
-    };
-    ONCE.get_or_init(make).clone()
+        assert!(status.unwrap().success(), "{name}.c does not compile");
+        fs::rename(fresh, &made).unwrap();
+    }
+    made
 }
 
 fn terminal() -> (OwnedFd, OwnedFd) {

@@ -5,3 +5,4 @@
 mod guarded;
 mod held;
 mod launcher;
+mod obstacles;
