@@ -17,6 +17,7 @@
 pub mod agent;
 pub mod artifacts;
 pub mod demo;
+pub mod downtime;
 pub mod fault;
 pub mod lab;
 pub mod meander;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use meander_lab::{Lab, demo, state, teardown};
+use meander_lab::{Lab, demo, downtime, state, teardown};
 
 /// The name of the lab when none is given.
 const DEFAULT_LAB: &str = "lab";
@@ -68,6 +68,8 @@ enum Subcommands {
     Down,
     /// Move a rank of a running program to another node and back, and show it
     Demo,
+    /// Measure moves: phase by phase, and what a peer feels
+    Downtime,
 }
 
 fn main() -> ExitCode {
@@ -108,6 +110,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             teardown::lab_down(&state::lab_dir(name))?;
         }
         Subcommands::Demo => return demo::run(),
+        Subcommands::Downtime => return downtime::run(),
     }
     Ok(ExitCode::SUCCESS)
 }

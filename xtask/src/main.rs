@@ -33,6 +33,7 @@ Work on it:
   sim --seeds N     the protocol through moves and failures on virtual time
   sim --seed X      one of these runs, with all that happens in it
   mutants           plants faults in the protocol; the simulator must find each
+  downtime          measures moves: phase by phase, and what a peer feels of them
   soak [MINUTES]    the scenarios again and again, an hour if nothing is said
 
 A lab is made of namespaces on this machine and wants root, or sudo. Its state and its agents' logs
@@ -68,6 +69,11 @@ fn run(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
             debian::setup()?;
             build::release()?;
             return process::as_root(&artifact("meander-lab"), &["demo"])?.exit_code();
+        }
+        ["downtime"] => {
+            debian::setup()?;
+            build::release()?;
+            return process::as_root(&artifact("meander-lab"), &["downtime"])?.exit_code();
         }
         ["test", layers @ ..] => return test::run(layers),
         ["sim", rest @ ..] => return process::run(&mut layer::simulator(rest))?.exit_code(),
