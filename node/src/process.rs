@@ -88,6 +88,19 @@ pub fn inner_pid(host_pid: u32) -> Option<u32> {
     line.split_whitespace().last()?.parse().ok()
 }
 
+/// Whether a process ends as soon as it is thawed: it was killed while it was held.
+pub fn is_being_killed(host_pid: u32) -> bool {
+    const KILLED: u64 = 1 << (9 - 1);
+    let status = fs::read_to_string(format!("/proc/{host_pid}/status")).unwrap_or_default();
+    let pending = status.lines().filter_map(|line| {
+        let mask = line
+            .strip_prefix("SigPnd:")
+            .or(line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    pending.fold(0, |all, mask| all | mask) & KILLED != 0
+}
+
 /// The arguments that a process was started with.
 pub fn arguments(host_pid: u32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{host_pid}/cmdline")).unwrap_or_default();

@@ -275,11 +275,20 @@ impl Source {
         }
     }
 
-    /// The rank's process has ended by itself.
+    /// The rank's process has ended, by itself or by a signal; or it will as soon as it is thawed.
     pub fn handle_ended(&mut self, now: Time) {
-        if self.state.is_before_commit() {
+        match &self.state {
+            State::Committing { .. } => {
+                let why = Trouble::new("the rank was killed");
+                self.settle(now, why, false);
+            }
+            state if !state.is_before_commit() && !self.is_rolling_back() => return,
+            _ => self.abort(Trouble::new("the rank ended by itself")),
+        }
+        if !matches!(self.state, State::Settling { .. }) {
             self.watch.leave(now);
-            self.abort(Trouble::new("the rank ended by itself"));
+            self.effects
+                .retain(|effect| !matches!(effect, SourceEffect::Resume { .. }));
             self.finish(SourceEnd::Ended {
                 times: self.watch.times(),
             });

@@ -468,21 +468,44 @@ fn a_copy_killed_after_the_commit_brings_the_original_back() {
 
 #[test]
 fn a_rank_that_ends_by_itself_ends_the_move() {
-    let mut world = World::new();
-    while world.source.phase() != Phase::Suspend {
-        world.step(0, 0);
+    let phases = [
+        Phase::Check,
+        Phase::Suspend,
+        Phase::Freeze,
+        Phase::Copy,
+        Phase::Commit,
+    ];
+    for phase in phases {
+        let mut world = World::new();
+        let mut round = 0u8;
+        while world.source.phase() != phase {
+            assert!(!world.over(), "{phase} was left out");
+            world.step(round % 5, 0);
+            round = round.wrapping_add(1);
+        }
+        world.source.handle_ended(world.now);
+        world.original = Process::None;
+        for round in 0..100u8 {
+            world.step(round % 5, 0);
+        }
+        assert!(
+            matches!(world.source_end, Some(SourceEnd::Ended { .. })),
+            "{phase}"
+        );
+        if world.destination.is_some() {
+            let end = &world.destination_end;
+            assert!(
+                matches!(end, Some(DestinationEnd::Discarded { .. })),
+                "{phase}"
+            );
+        }
+        assert_eq!(
+            (world.original, world.copy),
+            (Process::None, Process::None),
+            "{phase}"
+        );
+        assert_eq!(world.epoch().0, Epoch(4), "{phase}");
     }
-    world.source.handle_ended(world.now);
-    world.original = Process::None;
-    for round in 0..100u32 {
-        world.step((round % 5) as u8, 0);
-    }
-    assert!(matches!(world.source_end, Some(SourceEnd::Ended { .. })));
-    assert!(matches!(
-        world.destination_end,
-        Some(DestinationEnd::Discarded { .. })
-    ));
-    assert_eq!(world.copy, Process::None);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::directory::Client;
 use crate::net::secure;
 use crate::{Error, keyfile};
 
-pub use remote::{FromPeer, Offer, ToPeer};
+pub use remote::{FromPeer, Offer, ToPeer, tell};
 
 /// What an agent is started with.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! What the agents of a cluster say to each other, and movers to agents.
 
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,7 +145,7 @@ pub(super) fn report_death(agent: &Agent, job: &JobId, port: PortId) {
     std::thread::scope(|scope| {
         for node in agent.cluster.nodes().filter(|node| node != agent.node()) {
             scope.spawn(move || {
-                tell(
+                tell_node(
                     agent,
                     &node,
                     FromPeer::Died {
@@ -158,16 +159,27 @@ pub(super) fn report_death(agent: &Agent, job: &JobId, port: PortId) {
 }
 
 /// Tells another node's agent something that has no answer. One that is not there is told nothing.
-pub(super) fn tell(agent: &Agent, node: &NodeName, message: FromPeer) {
-    // The question behind the message makes sure that it was read before the connection closes.
-    let told = connect(agent, node).and_then(|mut peer| {
-        peer.send(&message)?;
-        peer.send(&FromPeer::Ping)?;
-        peer.receive::<ToPeer>(Some(ANSWER_TIMEOUT))
+pub(super) fn tell_node(agent: &Agent, node: &NodeName, message: FromPeer) {
+    let told = agent.cluster.address(node).and_then(|address| {
+        tell(
+            &format!("the agent of {node}"),
+            address,
+            &agent.key,
+            &message,
+        )
     });
     if let Err(error) = told {
         tracing::warn!("telling {node} of {message:?}: {error}");
     }
+}
+
+/// Tells an agent something that has no answer.
+pub fn tell(peer: &str, address: SocketAddr, key: &Key, message: &FromPeer) -> Result<(), Error> {
+    let mut peer = Secure::connect(peer, address, key)?;
+    peer.send(message)?;
+    // The question behind it makes sure that it was read before the connection closes.
+    peer.send(&FromPeer::Ping)?;
+    peer.receive::<ToPeer>(Some(ANSWER_TIMEOUT)).map(drop)
 }
 
 /// Has the agent of the rank's node start the move, and passes on what it tells the user.

@@ -97,7 +97,7 @@ fn kill(agent: &Agent, port: PortId, entry: &Entry) {
     if node == agent.node() {
         kill_here(agent, port, entry.epoch);
     } else {
-        remote::tell(
+        remote::tell_node(
             agent,
             node,
             FromPeer::Kill {
@@ -108,14 +108,16 @@ fn kill(agent: &Agent, port: PortId, entry: &Entry) {
     }
 }
 
-/// Kills a rank of this node whose shadow has died.
+/// Kills a rank of this node whose shadow has died. It may not have registered here yet.
 pub(super) fn kill_here(agent: &Agent, port: PortId, epoch: Epoch) {
-    let Some(entry) = agent.ranks.get(port).map(|rank| rank.entry()) else {
+    let Ok(Some(entry)) = agent.directory.lookup(port) else {
         return;
     };
-    if entry.epoch == epoch
-        && let Some(process) = Process::find(entry.host_pid)
-    {
-        process.kill();
+    if entry.epoch == epoch && entry.location.node == *agent.node() {
+        if let Some(process) = Process::find(entry.host_pid) {
+            process.kill();
+            process.has_ended(Some(GRACE));
+        }
+        let _ = agent.directory.request(&Request::Remove { port, epoch });
     }
 }

@@ -23,7 +23,7 @@ use crate::checkpoint::{Dump, Hold};
 use crate::cluster::Cluster;
 use crate::directory::Client;
 use crate::guardian::{Baton, Handle};
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::user::{self, FromUser, Moving};
 use crate::{Error, keyfile};
 
@@ -189,12 +189,21 @@ impl Mover {
                 let copied = self.copy();
                 self.machine.handle_copied(self.clock.now(), copied);
             }
+            // From the commit on a signal to the original is none to the rank.
+            SourceEffect::Ask(Request::Commit { .. }) if self.is_being_killed() => {
+                self.machine.handle_ended(self.clock.now());
+            }
             SourceEffect::Ask(request) => self.ask(&request),
             SourceEffect::TellCommitted(epoch) => self.tell(&ToGuardian::Committed { epoch }),
             SourceEffect::TellAbort(why) => self.tell(&ToGuardian::Abort { why }),
             SourceEffect::Resume { thaw, verdict } => {
                 let resumed = self.resume(thaw, verdict);
-                self.machine.handle_resumed(self.clock.now(), resumed);
+                let now = self.clock.now();
+                if resumed.is_err() && self.has_ended() {
+                    self.machine.handle_ended(now);
+                } else {
+                    self.machine.handle_resumed(now, resumed);
+                }
             }
             SourceEffect::Shadow => {
                 let shadowed = self.become_shadow();
@@ -291,6 +300,10 @@ impl Mover {
 
     fn pid(&self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(self.order.entry.host_pid as i32)
+    }
+
+    fn is_being_killed(&self) -> bool {
+        self.hold.is_some() && process::is_being_killed(self.order.entry.host_pid)
     }
 
     fn has_ended(&self) -> bool {

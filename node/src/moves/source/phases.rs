@@ -10,7 +10,7 @@ use meander_core::directory::Request;
 use meander_core::moves::{FromGuardian, Trouble, Verdict as Word};
 
 use super::{Line, Mover, PERIOD};
-use crate::agent::{FromPeer, Offer, ToPeer};
+use crate::agent::{self, FromPeer, Offer, ToPeer};
 use crate::checkpoint::{self, Hold};
 use crate::guardian::Handle;
 use crate::moves::verdict::Verdict;
@@ -18,7 +18,7 @@ use crate::moves::{
     CONTROL_SERVICE, IMAGE_SERVICE, failed, image, image_directory, port_config, trouble,
 };
 use crate::net::{frame, secure::Secure};
-use crate::{Error, keyfile, shadow, user};
+use crate::{Error, keyfile, process, shadow, user};
 
 /// How long the destination may take to answer an offer.
 const OFFER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -130,7 +130,7 @@ impl Mover {
             if left.is_zero() || self.has_ended() {
                 return None;
             }
-            if !crate::process::is_readable(&*rank, left.min(PERIOD)) {
+            if !process::is_readable(&*rank, left.min(PERIOD)) {
                 continue;
             }
             match frame::read::<FromPort>(rank) {
@@ -252,6 +252,10 @@ impl Mover {
             None if self.recovering => return Ok(()),
             None => return Err(Trouble::new("nothing is held")),
         };
+        let killed = process::is_being_killed(self.order.entry.host_pid);
+        if killed {
+            self.kill_copy();
+        }
         if let Some(guardian) = self.guardian.take() {
             return guardian.gone().map_err(trouble);
         }
@@ -259,10 +263,24 @@ impl Mover {
             .map_err(|_| Trouble::new("what the guardian said of the shadow can't be decoded"))?;
         let mend = "the launcher has lost its child; the job may be ended by it";
         let shadowed = match config {
-            Some(config) => checkpoint::become_shadow(hold, &config),
-            None => hold.kill(),
+            Some(config) if !killed => checkpoint::become_shadow(hold, &config),
+            _ => hold.kill(),
         };
         shadowed.map_err(|error| trouble(error).mend(mend))
+    }
+
+    /// The original was killed after the commit, and the signal was meant for the rank.
+    fn kill_copy(&self) {
+        let (port, node) = (self.order.port, &self.order.to);
+        let epoch = self.order.entry.epoch.next();
+        let told = self.cluster.address(node).and_then(|address| {
+            let name = format!("the agent of {node}");
+            agent::tell(&name, address, &self.key, &FromPeer::Kill { port, epoch })
+        });
+        match told {
+            Ok(()) => tracing::warn!("the original was killed; so is the rank on {node}"),
+            Err(error) => tracing::error!("the original was killed, the rank is not: {error}"),
+        }
     }
 
     /// A process that ends closes its descriptors a moment before it has ended.
