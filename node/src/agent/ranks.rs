@@ -23,6 +23,9 @@ use crate::process::{self, Peer, Process};
 const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two attempts to list a rank while the directory can't be reached.
 const LIST_RETRY: Duration = Duration::from_secs(1);
+/// How long the launcher has to act on a death before the other ranks hear of it: it knows the exit
+/// code, they would end the job with one of their own.
+const LAUNCHERS_TURN: Duration = Duration::from_secs(1);
 /// Attempts to have a rank that has ended forgotten.
 const UNLIST_TRIES: usize = 600;
 
@@ -397,6 +400,7 @@ impl Service<'_> {
         if self.unlist() {
             tracing::warn!("rank {} died, process {}", self.name(), self.host_pid());
             let job = self.rank.entry().identity.job;
+            std::thread::sleep(LAUNCHERS_TURN);
             super::remote::report_death(self.agent, &job, self.port);
         }
     }
