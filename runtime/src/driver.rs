@@ -146,12 +146,8 @@ impl Port {
         state.engine.delivering = true;
         let inbox = std::mem::take(&mut state.engine.inbox);
         drop(state);
-        let mut delivery = Delivery {
-            port: self,
-            inbox,
-            read: Vec::new(),
-        };
-        delivery.inbox.deliver(handler, &mut delivery.read);
+        let mut delivery = Delivery { port: self, inbox };
+        delivery.inbox.deliver(handler);
         true
     }
 
@@ -174,7 +170,6 @@ impl Port {
 struct Delivery<'a> {
     port: &'a Port,
     inbox: Inbox,
-    read: Vec<(StreamKey, u64)>,
 }
 
 impl Drop for Delivery<'_> {
@@ -182,7 +177,7 @@ impl Drop for Delivery<'_> {
         let shared = self.port.shared();
         let Ok(mut state) = shared.look() else { return };
         state.engine.delivering = false;
-        for (at, bytes) in self.read.drain(..) {
+        for (at, bytes) in self.inbox.take_read() {
             state.engine.core.consumed(at, bytes);
         }
         if state.engine.inbox.is_empty() && self.inbox.is_empty() {

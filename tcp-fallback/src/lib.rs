@@ -41,6 +41,8 @@ pub mod limits {
     pub const SEND_QUEUE_FRAMES: usize = 256;
     /// Bytes a link takes before it says that it is full.
     pub const SEND_QUEUE_BYTES: usize = 1 << 20;
+    /// Bytes up to which what is written at once is copied together.
+    pub const COPY_BYTES: usize = 512;
     /// Parts of one vectored write.
     pub const WRITE_PARTS: usize = 64;
     /// Connections waiting to be accepted, each address.

@@ -9,7 +9,7 @@ use meander_core::limits::APP_HEADER_BYTES;
 use meander_core::transport::{Body, Frame, Memory, SendError};
 use meander_core::wire::HEADER_BYTES;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
 use crate::limits;
 
@@ -36,8 +36,12 @@ impl Outgoing {
         if !self.has_room() {
             return Err(SendError::Full);
         }
-        let mut prefix = ArrayVec::from_iter(frame.header.to_bytes());
-        prefix.extend(frame.app.iter().copied());
+        let mut prefix = ArrayVec::new();
+        for part in [&frame.header.to_bytes()[..], &frame.app] {
+            prefix
+                .try_extend_from_slice(part)
+                .expect("it is as long as both can be");
+        }
         self.bytes += prefix.len() + frame.body.len();
         self.frames.push_back(Queued {
             prefix,
@@ -69,11 +73,7 @@ impl Outgoing {
         memory: &dyn Memory,
     ) -> Result<bool, Errno> {
         while !self.frames.is_empty() {
-            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-            let parts = self.parts(memory)?;
-            let written = sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), flags);
-            drop(parts);
-            match written {
+            match self.write_some(socket, memory) {
                 Ok(count) => self.advance(count),
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => {}
@@ -81,6 +81,22 @@ impl Outgoing {
             }
         }
         Ok(true)
+    }
+
+    /// Writes once.
+    fn write_some(&self, socket: BorrowedFd<'_>, memory: &dyn Memory) -> Result<usize, Errno> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let parts = self.parts(memory)?;
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if bytes > limits::COPY_BYTES {
+            return sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), flags);
+        }
+        // Copying a little is cheaper than having the system gather it.
+        let mut whole = ArrayVec::<u8, { limits::COPY_BYTES }>::new();
+        for part in &parts {
+            whole.try_extend_from_slice(part).expect("all of them fit");
+        }
+        send(socket, &whole, flags)
     }
 
     /// What comes next, as the parts of one vectored write.

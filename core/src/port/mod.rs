@@ -15,7 +15,7 @@ mod transmit;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -64,12 +64,14 @@ pub struct Port {
     lasting: Lasting,
     nonces: Nonces,
     attached: bool,
-    links: HashMap<LinkId, Link>,
+    links: BTreeMap<LinkId, Link>,
     effects: VecDeque<Effect>,
     /// Links that may have frames to send.
     ready: VecDeque<LinkId>,
     /// Peers that may have a deadline.
     restless: BTreeSet<PortId>,
+    /// Empty; kept for its memory, so that an acknowledgement allocates nothing.
+    freed: Vec<BufferId>,
 }
 
 /// What moves with a port.
@@ -135,10 +137,11 @@ impl Port {
                 drawn: 0,
             },
             attached: false,
-            links: HashMap::new(),
+            links: BTreeMap::new(),
             effects: VecDeque::new(),
             ready: VecDeque::new(),
             restless: BTreeSet::new(),
+            freed: Vec::new(),
         }
     }
 

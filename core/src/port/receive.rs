@@ -152,11 +152,11 @@ impl Port {
 
     /// Every frame of a stream says what its sender has received. `[R12]`
     fn acknowledged(&mut self, at: StreamAt, header: &FrameHeader) -> Result<(), Violation> {
+        let mut free = std::mem::take(&mut self.freed);
         let peer = self.peer_mut(at.peer);
         let Some(stream) = peer.streams.get_mut(&at.stream) else {
             return Ok(());
         };
-        let mut free = Vec::new();
         let (next, credit) = (Seq(header.ack.get()), header.credit.get());
         stream.outgoing.acknowledge(next, credit, &mut free)?;
         if stream.is_complete() {
@@ -329,9 +329,10 @@ impl Port {
             .ok_or(Violation::Stream(at.stream.0))
     }
 
-    fn release(&mut self, free: Vec<BufferId>) {
+    fn release(&mut self, mut free: Vec<BufferId>) {
         self.effects
-            .extend(free.into_iter().map(|buffer| Effect::Sent { buffer }));
+            .extend(free.drain(..).map(|buffer| Effect::Sent { buffer }));
+        self.freed = free;
     }
 }
 

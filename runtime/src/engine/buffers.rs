@@ -1,7 +1,7 @@
 //! The memory that the port's protocol names: copies it retains, memory lent to it.
 
 use meander_core::transport::{Memory, Slice};
-use meander_core::{BufferId, Seq};
+use meander_core::{BufferId, Seq, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::handler::{MessageKey, SendId, Sink, Source, StreamKey};
@@ -37,8 +37,8 @@ pub(crate) struct Buffers {
     free: Vec<u32>,
     /// Bytes retained: the measure of `Limits::retained_bytes`.
     retained_bytes: u64,
-    /// Emptied copies for the next small sends, so that these allocate nothing.
-    spare: Vec<Vec<u8>>,
+    /// Emptied copies for the next sends, so that these allocate nothing: small ones and others.
+    spare: [Vec<Vec<u8>>; 2],
 }
 
 #[derive(Default)]
@@ -48,9 +48,8 @@ struct Slot {
     buffer: Option<Buffer>,
 }
 
-/// Largest copy, in bytes, that is kept for reuse, and how many are.
-const SPARE_BYTES: usize = 4096;
-const SPARE_COPIES: usize = 1024;
+/// Copies that are kept for reuse: up to so many bytes each, so many of them; small ones and others.
+const SPARE: [(usize, usize); 2] = [(1024, 1024), (limits::EAGER_BYTES_MAX, 64)];
 
 impl Buffers {
     pub fn insert(&mut self, buffer: Buffer) -> BufferId {
@@ -69,10 +68,13 @@ impl Buffers {
 
     /// A copy of `bytes`, in memory that an earlier one has left where that is possible.
     pub fn copy(&mut self, bytes: &[u8]) -> Vec<u8> {
-        if bytes.len() > SPARE_BYTES {
+        let class = SPARE
+            .iter()
+            .position(|(largest, _)| bytes.len() <= *largest);
+        let Some(class) = class else {
             return bytes.to_vec();
-        }
-        let mut copy = self.spare.pop().unwrap_or_default();
+        };
+        let mut copy = self.spare[class].pop().unwrap_or_default();
         copy.extend_from_slice(bytes);
         copy
     }
@@ -90,9 +92,12 @@ impl Buffers {
 
     /// Keeps the memory of a copy that is done with.
     pub fn recycle(&mut self, mut bytes: Vec<u8>) {
-        if bytes.capacity() <= SPARE_BYTES && self.spare.len() < SPARE_COPIES {
+        let class = SPARE
+            .iter()
+            .position(|(largest, _)| bytes.capacity() <= *largest);
+        if let Some(class) = class.filter(|&class| self.spare[class].len() < SPARE[class].1) {
             bytes.clear();
-            self.spare.push(bytes);
+            self.spare[class].push(bytes);
         }
     }
 

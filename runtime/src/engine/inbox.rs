@@ -13,6 +13,8 @@ pub(crate) struct Inbox {
     events: VecDeque<Event>,
     /// Application headers and payloads, one after the other.
     bytes: Vec<u8>,
+    /// Bytes of payload delivered, and not yet reported to the protocol as read.
+    read: Vec<(StreamKey, u64)>,
 }
 
 enum Event {
@@ -88,10 +90,10 @@ impl Inbox {
         self.events.push_back(Event::Dead { peer, why });
     }
 
-    /// Hands everything over and notes in `read` how many bytes of payload of each stream that was.
-    /// The inbox is empty afterwards, and keeps its memory for the next messages.
-    pub fn deliver(&mut self, handler: &mut dyn EventHandler, read: &mut Vec<(StreamKey, u64)>) {
-        let bytes = &self.bytes;
+    /// Hands everything over. The inbox is empty afterwards but for [`Inbox::take_read`], and keeps
+    /// its memory for the next messages.
+    pub fn deliver(&mut self, handler: &mut dyn EventHandler) {
+        let (bytes, read) = (&self.bytes, &mut self.read);
         for event in self.events.drain(..) {
             match event {
                 Event::Message {
@@ -131,6 +133,11 @@ impl Inbox {
         self.bytes.shrink_to(KEEP_BYTES);
     }
 
+    /// How many bytes of payload of each stream have been delivered since this was last asked.
+    pub fn take_read(&mut self) -> impl Iterator<Item = (StreamKey, u64)> {
+        self.read.drain(..)
+    }
+
     fn keep(&mut self, app: &[u8]) -> usize {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(app);
@@ -142,7 +149,7 @@ impl Inbox {
     pub fn into_saved(self) -> Saved {
         let mut saver = Saver(Vec::new());
         let mut inbox = self;
-        inbox.deliver(&mut saver, &mut Vec::new());
+        inbox.deliver(&mut saver);
         Saved(saver.0)
     }
 
