@@ -27,6 +27,8 @@ const SERVICE: u32 = 0x4d50_4945;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a rank that has heard the word waits for its own acknowledgement to leave.
 const LAST_WORD: Duration = Duration::from_millis(200);
+/// How long a rank that has lost a peer waits for the launcher to end it.
+const LAUNCHER_FIRST: Duration = Duration::from_secs(3);
 /// How often a rank listens for the word.
 const LISTEN_EVERY: Duration = Duration::from_millis(200);
 /// Threads that pass the word on.
@@ -93,6 +95,12 @@ pub fn end_job(code: c_int, why: &str) -> ! {
     }
     flush_output();
     exit_now(status)
+}
+
+/// Gives the launcher, whose child the dead rank was too, time to end the job with the exit code
+/// of that rank: ours would say less.
+pub fn leave_it_to_the_launcher() {
+    thread::sleep(LAUNCHER_FIRST);
 }
 
 /// `MPI_Abort`.

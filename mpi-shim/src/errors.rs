@@ -139,6 +139,14 @@ impl Error {
             Error::NotProvided(function) => code_of_missing(function),
         }
     }
+
+    fn is_death(&self) -> bool {
+        match self {
+            Error::PeerDead { .. } => true,
+            Error::InStatus(error) => error.is_death(),
+            _ => false,
+        }
+    }
 }
 
 /// What happens when a call fails.
@@ -174,6 +182,9 @@ pub fn raise(function: &'static str, error: &Error, comm: Option<&Arc<Comm>>) ->
                 Error::NotProvided(_) => ERR_UNSUPPORTED_OPERATION,
                 other => other.code(),
             };
+            if error.is_death() {
+                ending::leave_it_to_the_launcher();
+            }
             ending::end_job(class, &format!("{function}: {error}"))
         }
     }

@@ -201,6 +201,8 @@ fn scenarios() -> Result<Command, Failure> {
         let host = host_triple()?.to_uppercase().replace('-', "_");
         cargo.env(format!("CARGO_TARGET_{host}_RUNNER"), prefix.join(" "));
     }
+    // Their errors name what happened; the way there through the test harness says nothing.
+    cargo.env("RUST_LIB_BACKTRACE", "0");
     Ok(cargo)
 }
 
