@@ -210,7 +210,7 @@ fn owner_killed_at(point: &str) {
 
 #[test]
 fn an_owner_that_is_killed_before_the_commit() {
-    for point in ["suspend", "freeze", "copy"] {
+    for point in ["suspend", "copy"] {
         owner_killed_at(point);
     }
 }

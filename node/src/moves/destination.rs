@@ -12,6 +12,7 @@ use meander_core::moves::{
     Destination, DestinationEffect, DestinationEnd, FromGuardian, MoveLimits, ToGuardian, Trouble,
 };
 
+use super::hearing::{Heard, Hearing};
 use super::verdict::Verdict;
 use super::{
     CONTROL_SERVICE, Clock, GuardianOrder, IMAGE_SERVICE, detach, failed, image, image_directory,
@@ -91,6 +92,7 @@ struct Taking {
     /// Closed once the image has become a process: its memory is no promise any more.
     agent: Option<UnixStream>,
     control: Option<Stream>,
+    hearing: Hearing,
     image: Option<Stream>,
     images: PathBuf,
     image_limit_bytes: Option<u64>,
@@ -113,6 +115,7 @@ impl Taking {
             clock: Clock::start(),
             agent: Some(agent),
             control: None,
+            hearing: Hearing::default(),
             image: None,
             images,
             image_limit_bytes: order.image_limit_bytes,
@@ -195,19 +198,20 @@ impl Taking {
             .poll_timeout()
             .map_or(PERIOD, |at| at.since(now));
         let pause = due.min(PERIOD);
-        match self
-            .control
-            .as_ref()
-            .map(|control| control.recv(Some(pause)))
-        {
-            None => std::thread::sleep(pause),
-            Some(Ok(Some(bytes))) => match postcard::from_bytes::<ToGuardian>(&bytes) {
+        let heard = match &self.control {
+            Some(control) => self.hearing.hear(control, pause),
+            None => {
+                std::thread::sleep(pause);
+                Heard::Nothing
+            }
+        };
+        match heard {
+            Heard::Message(bytes) => match postcard::from_bytes::<ToGuardian>(&bytes) {
                 Ok(message) => self.machine.handle_source(message),
                 Err(_) => self.source_lost("it says what can't be decoded"),
             },
-            Some(Ok(None)) => self.source_lost("it has ended"),
-            Some(Err(meander::Error::TimedOut { .. } | meander::Error::Moving { .. })) => {}
-            Some(Err(error)) => self.source_lost(&error.to_string()),
+            Heard::Nothing => {}
+            Heard::Lost(why) => self.source_lost(&why),
         }
         if self
             .copy

@@ -13,6 +13,7 @@ use meander::Stream;
 use meander_core::moves::Trouble;
 use serde::{Deserialize, Serialize};
 
+use super::hearing::{Heard, Hearing};
 use crate::Error;
 use crate::checkpoint::{Dump, Manifest};
 use crate::guardian::Baton;
@@ -169,12 +170,16 @@ fn next(
     stream: &Stream,
     watch: &mut impl FnMut() -> Result<(), Trouble>,
 ) -> Result<Vec<u8>, Trouble> {
+    let mut hearing = Hearing::default();
     loop {
-        match stream.recv(Some(PERIOD)) {
-            Ok(Some(message)) => return Ok(message),
-            Ok(None) => return Err(Trouble::new("the other side ended the image early")),
-            Err(meander::Error::TimedOut { .. } | meander::Error::Moving { .. }) => watch()?,
-            Err(error) => return Err(Error::stream("waiting for the image")(error).into()),
+        match hearing.hear(stream, PERIOD) {
+            Heard::Message(message) => return Ok(message),
+            Heard::Nothing => watch()?,
+            Heard::Lost(why) => {
+                return Err(Trouble::new(format!(
+                    "the other side of the image is lost: {why}"
+                )));
+            }
         }
     }
 }

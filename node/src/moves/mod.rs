@@ -5,6 +5,7 @@
 //! their own and need no agent once they run.
 
 pub mod destination;
+mod hearing;
 mod image;
 mod journal;
 mod pause;
@@ -17,7 +18,7 @@ pub use journal::Journal;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use meander::{Config, Key, Limits, NodeName, PortId};
 use meander_core::directory::Entry;
@@ -34,9 +35,6 @@ use crate::{Error, checkpoint, logs};
 const CONTROL_SERVICE: u32 = 1;
 /// The service of the image.
 const IMAGE_SERVICE: u32 = 2;
-/// How long the other side of a move may be out of reach before it counts as lost.
-const PEER_TIMEOUT: Duration = Duration::from_secs(15);
-
 /// What the owner of a move is told by the agent that starts it. No secrets: they are in files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
@@ -89,7 +87,7 @@ fn port_config(cluster: &Cluster, node: &NodeName, key: Key) -> Result<Config, E
     let mut config = Config::new(key);
     config.node = node.clone();
     config.limits = Limits {
-        peer_timeout: PEER_TIMEOUT,
+        peer_timeout: hearing::PEER_TIMEOUT,
         ..Limits::default()
     };
     config.tcp.bind = vec![address_of(cluster, node)?];

@@ -17,6 +17,7 @@ use meander_core::moves::{
     FromGuardian, MoveLimits, Phase, Plan, Source, SourceEffect, SourceEnd, ToGuardian, Trouble,
 };
 
+use super::hearing::{Heard, Hearing};
 use super::report::Report;
 use super::{Clock, Journal, Order, detach, image_path, pause};
 use crate::checkpoint::{Dump, Hold};
@@ -111,6 +112,7 @@ struct Line {
     port: Port,
     control: Stream,
     image: Stream,
+    hearing: Hearing,
 }
 
 impl Mover {
@@ -221,22 +223,19 @@ impl Mover {
             .poll_timeout()
             .map_or(PERIOD, |at| at.since(now));
         let pause = due.min(PERIOD);
-        match self
-            .line
-            .as_ref()
-            .map(|line| line.control.recv(Some(pause)))
-        {
-            None => std::thread::sleep(pause),
-            Some(Ok(Some(bytes))) => self.hear(&bytes),
-            Some(Ok(None)) => self.guardian_lost("it has ended"),
-            Some(Err(meander::Error::TimedOut { .. } | meander::Error::Moving { .. })) => {}
-            Some(Err(error)) => self.guardian_lost(&error.to_string()),
+        let heard = match &mut self.line {
+            Some(line) => line.hearing.hear(&line.control, pause),
+            None => {
+                std::thread::sleep(pause);
+                Heard::Nothing
+            }
+        };
+        match heard {
+            Heard::Message(bytes) => self.hear(&bytes),
+            Heard::Nothing => {}
+            Heard::Lost(why) => self.guardian_lost(&why),
         }
-        if self
-            .process
-            .as_ref()
-            .is_none_or(|process| process.has_ended(Some(Duration::ZERO)))
-        {
+        if self.has_ended() || self.is_being_killed() {
             self.machine.handle_ended(self.clock.now());
         }
         self.machine.handle_timeout(self.clock.now());

@@ -13,6 +13,7 @@ use super::{Line, Mover, PERIOD};
 use crate::agent::{self, FromPeer, Offer, ToPeer};
 use crate::checkpoint::{self, Hold};
 use crate::guardian::Handle;
+use crate::moves::hearing::Hearing;
 use crate::moves::verdict::Verdict;
 use crate::moves::{
     CONTROL_SERVICE, IMAGE_SERVICE, failed, image, image_directory, port_config, trouble,
@@ -75,6 +76,7 @@ impl Mover {
             port,
             control,
             image,
+            hearing: Hearing::default(),
         });
         Ok(())
     }
