@@ -3,11 +3,11 @@
 //! A sans-I/O state machine: [`Directory::handle`] takes a request and gives the answer together
 //! with the [`Change`] that must be durable *before* the answer is sent. One rule carries the
 //! safety of a move: an epoch is left only by a compare-and-set ([`Request::Commit`]), and of all
-//! moves that start at one epoch exactly one can win it.
+//! moves that start at one epoch exactly one can win it. `[R18]`
 //!
 //! A reply may be lost. Whoever waits for it asks again: a commit that has happened answers
 //! [`Reply::Committed`] every time, and [`Request::Settle`] answers for good — it either finds the
-//! move committed or forbids it, so that "no" cannot become "yes" later.
+//! move committed or forbids it, so that "no" cannot become "yes" later. `[R24]` `[R25]`
 
 mod record;
 #[cfg(test)]

@@ -9,13 +9,14 @@
 //! destination               receive image - restore - held .......... release
 //! ```
 //!
-//! Safety: of the original and the copy never both can run. The original is held before the image
+//! Safety `[R27]`: of the original and the copy never both can run. The original is held before the image
 //! is complete, and the copy is held until the move is committed in the directory. Before that
 //! everything that fails ends in rolling back: the copy is discarded, the original thawed and
 //! resumed. After it only the copy may run. Where the outcome is not known the directory is asked
-//! until it answers.
+//! until it answers `[R28]`.
 
 mod destination;
+mod effect;
 mod plan;
 mod source;
 #[cfg(test)]
@@ -28,8 +29,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use destination::{Destination, DestinationEffect, DestinationEnd};
+pub use effect::{SourceEffect, SourceEnd, Verdict};
 pub use plan::Plan;
-pub use source::{Source, SourceEffect, SourceEnd, Verdict};
+pub use source::Source;
 pub use watch::Times;
 
 use crate::directory::{Refusal, Reply};
