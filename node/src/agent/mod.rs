@@ -1,7 +1,7 @@
 //! `meander agent`: the daemon of a node.
 //!
-//! It knows the ranks of its node ([`ranks`]), keeps them listed in the directory, starts moves
-//! ([`departure`]) and lets ranks of other nodes in ([`admission`]). It owns nothing that a move
+//! It knows the ranks of its node (`ranks`), keeps them listed in the directory, starts moves
+//! (`departure`) and lets ranks of other nodes in (`admission`). It owns nothing that a move
 //! depends on: movers and guardians are processes of their own, ranks connect again by
 //! themselves, and the directory is a process of its own, so it may be killed at any time.
 

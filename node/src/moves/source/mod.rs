@@ -1,6 +1,6 @@
 //! `meander move-source`: the process that owns a move where the rank is.
 //!
-//! The machine in `meander_core::moves` decides; here is what drives it, and in [`phases`] what it
+//! The machine in `meander_core::moves` decides; here is what drives it, and in `phases` what it
 //! decides on.
 
 mod phases;
