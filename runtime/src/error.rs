@@ -36,8 +36,8 @@ pub enum Error {
     #[error(transparent)]
     Listen(meander_tcp::BindError),
     /// Too many streams are open between two ports.
-    #[error("no more streams with port {0} can be opened")]
-    TooManyStreams(PortId),
+    #[error("no more streams with this peer can be opened")]
+    TooManyStreams,
     /// Time ran out while the peer was in reach.
     #[error("{operation}: time ran out")]
     TimedOut {
@@ -116,7 +116,7 @@ impl From<PortError> for Error {
                 peer,
                 why: cause.to_string(),
             },
-            PortError::TooManyStreams => Error::TooManyStreams(PortId(0)),
+            PortError::TooManyStreams => Error::TooManyStreams,
             PortError::UnknownStream(_)
             | PortError::Rejected
             | PortError::Finished

@@ -156,14 +156,7 @@ impl Port {
         let now = state.engine.now();
         state.engine.unproved.remove(&peer);
         state.engine.core.learn(now, to);
-        let stream = state
-            .engine
-            .core
-            .open(now, peer, service, kind)
-            .map_err(|error| match Error::from(error) {
-                Error::TooManyStreams(_) => Error::TooManyStreams(peer),
-                other => other,
-            })?;
+        let stream = state.engine.core.open(now, peer, service, kind)?;
         let key = StreamKey { peer, stream };
         state
             .engine

@@ -18,6 +18,8 @@ pub(crate) struct Incoming {
     buffer: Box<[u8]>,
     start: usize,
     end: usize,
+    /// A read has filled the buffer: a larger one pays.
+    filled: bool,
     expect: Expect,
 }
 
@@ -47,12 +49,12 @@ pub(crate) enum Read {
 
 impl Incoming {
     pub(crate) fn new() -> Incoming {
-        // Large and zeroed: the system maps it lazily, so a quiet link costs a page or two.
-        let buffer = vec![0; limits::RECEIVE_BYTES].into_boxed_slice();
+        let buffer = vec![0; limits::QUIET_RECEIVE_BYTES].into_boxed_slice();
         Incoming {
             buffer,
             start: 0,
             end: 0,
+            filled: false,
             expect: Expect::Header,
         }
     }
@@ -112,21 +114,29 @@ impl Incoming {
         let room = &mut self.buffer[self.end..until];
         let asked = room.len();
         let (count, _) = recv(socket, room, RecvFlags::DONTWAIT)?;
+        self.filled |= count == asked;
         self.end += count;
         Ok((count, asked))
     }
 
-    /// Moves what is left to the front when what is expected would not fit behind it.
+    /// Moves what is left to the front when what is expected would not fit behind it, into a larger
+    /// buffer if it takes that.
     fn make_room(&mut self) {
+        let whole = match &self.expect {
+            Expect::Whole(header, _) => header.body_bytes(),
+            _ => 0,
+        };
+        if self.buffer.len() < limits::RECEIVE_BYTES && (self.filled || whole > self.buffer.len()) {
+            let mut larger = vec![0; limits::RECEIVE_BYTES].into_boxed_slice();
+            larger[..self.end - self.start].copy_from_slice(&self.buffer[self.start..self.end]);
+            self.buffer = larger;
+            (self.start, self.end) = (0, self.end - self.start);
+        }
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             return;
         }
-        let expected = match &self.expect {
-            Expect::Whole(header, _) => header.body_bytes(),
-            _ => HEADER_BYTES + meander_core::limits::APP_HEADER_BYTES,
-        };
-        if self.start + expected.max(limits::READ_AHEAD_BYTES) > self.buffer.len() {
+        if self.start + whole.max(limits::READ_AHEAD_BYTES) > self.buffer.len() {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
         }

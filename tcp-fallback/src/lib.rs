@@ -27,6 +27,8 @@ pub mod limits {
 
     /// Bytes of a link's receive buffer; holds the largest body that is handed over whole.
     pub const RECEIVE_BYTES: usize = meander_core::limits::DATA_FRAME_BYTES;
+    /// Bytes of the receive buffer of a link that has not been busy yet.
+    pub const QUIET_RECEIVE_BYTES: usize = 16 * 1024;
     /// Bytes asked of the socket at once while frames are small.
     pub const READ_BYTES: usize = 64 * 1024;
     /// Missing bytes of a body from which on they are read straight into their place; fewer are

@@ -27,7 +27,7 @@ new_key_type! {
 /// TCP for one port. Dropping it closes its listeners and links.
 pub struct TcpTransport {
     epoll: Arc<OwnedFd>,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<Listener>,
     card: Card,
     links: SlotMap<LinkKey, Link>,
     /// Links whose sockets may have bytes to read.
@@ -38,6 +38,12 @@ pub struct TcpTransport {
     /// The link that last had something to read; it is tried without asking the system first.
     busy: Option<LinkKey>,
     polls: u32,
+}
+
+struct Listener {
+    socket: OwnedFd,
+    /// Connections may be waiting that could not be accepted, for want of descriptors, say.
+    behind: bool,
 }
 
 /// Readiness taken from the system at once.
@@ -54,12 +60,23 @@ impl TcpTransport {
             }
         };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed("epoll_create"))?;
-        let (listeners, addresses): (Vec<_>, Vec<_>) = address::listen(bind)?.into_iter().unzip();
+        let bound = address::listen(bind)?.into_iter();
+        let (listeners, addresses): (Vec<_>, Vec<_>) = bound
+            .map(|(socket, address)| {
+                (
+                    Listener {
+                        socket,
+                        behind: false,
+                    },
+                    address,
+                )
+            })
+            .unzip();
         for (number, listener) in listeners.iter().enumerate() {
             // The upper half of a link's key, its version, is never zero: no two are alike.
             let data = epoll::EventData::new_u64(number as u64);
-            epoll::add(&epoll, listener, data, epoll::EventFlags::IN)
-                .map_err(failed("epoll_ctl"))?;
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&epoll, &listener.socket, data, flags).map_err(failed("epoll_ctl"))?;
         }
         Ok(TcpTransport {
             epoll: Arc::new(epoll),
@@ -157,15 +174,21 @@ impl TcpTransport {
         }
     }
 
+    /// Accepts what is waiting. What can't be accepted now is tried again at a later poll: a
+    /// listener that stayed ready would keep whoever sleeps on the transport awake.
     fn accept_all(&mut self, number: usize) {
+        self.listeners[number].behind = true;
         while self.links.len() < MAX_LINKS {
-            match socket::accept(&self.listeners[number]) {
+            match socket::accept(&self.listeners[number].socket) {
                 Ok(Some(socket)) => {
                     if let Ok(link) = self.insert(socket, State::Open) {
                         self.happened.push_back(LinkEvent::Accepted(link));
                     }
                 }
-                Ok(None) => return,
+                Ok(None) => {
+                    self.listeners[number].behind = false;
+                    return;
+                }
                 Err(errno) => {
                     tracing::warn!("accept failed: {errno}");
                     return;
@@ -341,6 +364,11 @@ impl Transport for TcpTransport {
             let news = !self.happened.is_empty() || !self.readable.is_empty();
             self.collect_ready(if news { Duration::ZERO } else { wait });
             self.dial_overdue();
+            for number in 0..self.listeners.len() {
+                if self.listeners[number].behind {
+                    self.accept_all(number);
+                }
+            }
         }
         events.extend(self.happened.drain(..));
         let links = &self.links;
@@ -398,7 +426,9 @@ impl Transport for TcpTransport {
 
 impl Drop for TcpTransport {
     fn drop(&mut self) {
-        self.listeners.iter().for_each(link::end);
+        for listener in &self.listeners {
+            link::end(&listener.socket);
+        }
     }
 }
 
