@@ -80,6 +80,7 @@ fn wait_for(agent: &Agent, port: PortId, name: &str) -> Result<Arc<Rank>, Troubl
     loop {
         let rank = agent.ranks.get(port).filter(|rank| rank.is_connected());
         if let Some(rank) = rank
+            && !Journal::is_open(port)
             && agent.ranks.begin_move(port)
         {
             return Ok(rank);
@@ -89,7 +90,7 @@ fn wait_for(agent: &Agent, port: PortId, name: &str) -> Result<Arc<Rank>, Troubl
         }
         std::thread::sleep(CONNECT_PERIOD);
     }
-    if agent.ranks.is_moving(port) {
+    if agent.ranks.is_moving(port) || Journal::is_open(port) {
         return Err(Trouble::new(format!("rank {name} is being moved already")));
     }
     let why = format!(

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use meander::PortId;
 use meander::control::run_dir;
 use serde::{Deserialize, Serialize};
 
@@ -55,14 +56,18 @@ impl Journal {
 
     /// The journals of moves whose owners are gone.
     pub fn orphans() -> Vec<PathBuf> {
-        let Ok(list) = fs::read_dir(directory()) else {
-            return Vec::new();
-        };
-        let paths = list.flatten().map(|entry| entry.path());
-        let journals = paths.filter(|path| path.extension().is_some_and(|ext| ext == "json"));
-        journals
-            .filter(|path| Journal::read(path).is_ok_and(|journal| !journal.is_owned()))
-            .collect()
+        let mut paths = all();
+        paths.retain(|path| Journal::read(path).is_ok_and(|journal| !journal.is_owned()));
+        paths
+    }
+
+    /// Whether a move of this port goes on. An agent that was started meanwhile knows of it only
+    /// from here.
+    pub fn is_open(port: PortId) -> bool {
+        let mut journals = all()
+            .into_iter()
+            .filter_map(|path| Journal::read(&path).ok());
+        journals.any(|journal| journal.order.port == port)
     }
 
     /// Whether the process that owns the move lives.
@@ -100,6 +105,14 @@ impl Journal {
             .and_then(|()| fs::rename(&fresh, &path))
             .map_err(writing())
     }
+}
+
+fn all() -> Vec<PathBuf> {
+    let list = fs::read_dir(directory()).into_iter().flatten().flatten();
+    let paths = list.map(|entry| entry.path());
+    paths
+        .filter(|path| path.extension().is_some_and(|ext| ext == "json"))
+        .collect()
 }
 
 fn directory() -> PathBuf {

@@ -171,7 +171,9 @@ impl Mover {
         self.report.phase(phase, self.machine.is_rolling_back());
         if self.noted != Some(phase) {
             self.noted = Some(phase);
-            pause::at(phase.name());
+            if !self.recovering {
+                pause::at(phase.name());
+            }
         }
     }
 
