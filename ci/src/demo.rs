@@ -25,7 +25,9 @@ const STEPS: [u32; 5] = [10_000, 20_000, 40_000, 80_000, 160_000];
 /// Lines that a run prints.
 const LINES: u32 = 20;
 /// Steps by which the machine's speed is measured.
-const TRIAL_STEPS: u32 = 2_000;
+const TRIAL_STEPS: u32 = 4_000;
+/// Lines of that run.
+const TRIAL_LINES: u32 = 8;
 /// How long a run should take, so that it is worth watching and there is time to move.
 const RUN_AIM: Duration = Duration::from_secs(25);
 /// The rank that moves.
@@ -135,13 +137,23 @@ impl Plate {
     }
 }
 
+/// By the time between the lines of a short run, without what mpirun needs to start.
 fn affordable_steps(lab: &Lab, program: &Path) -> Result<u32> {
-    let arguments = [POINTS, &TRIAL_STEPS.to_string(), &TRIAL_STEPS.to_string()];
+    let arguments = [TRIAL_STEPS, TRIAL_STEPS / TRIAL_LINES].map(|number| number.to_string());
+    let arguments = [POINTS, &arguments[0], &arguments[1]];
     let trial = lab
         .mpirun(&NODES[..2], 2)
         .native()
         .run(program, &arguments, RUN_LIMIT)?;
-    let step = trial.success()?.took / TRIAL_STEPS;
+    let lines = trial.success()?.lines;
+    let mut times = lines
+        .iter()
+        .filter(|line| line.text.starts_with("step"))
+        .map(|line| line.at);
+    let (Some(first), Some(last)) = (times.next(), times.next_back()) else {
+        bail!("{PROGRAM} prints no steps");
+    };
+    let step = (last - first) / (TRIAL_STEPS - TRIAL_STEPS / TRIAL_LINES);
     let affordable = STEPS
         .into_iter()
         .rev()

@@ -68,8 +68,9 @@ fn a_shell_script_and_a_program_without_mpi_run_as_ever() -> Result<()> {
         .mpirun(&["a", "b"], 2)
         .run(&script, &[""; 0], LIMIT)?
         .success()?;
-    let mut lines: Vec<String> = ended.lines.iter().map(|line| line.text.clone()).collect();
-    lines.sort();
+    let text = ended.stdout();
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
     ensure!(
         lines == ["rank 0 of 4", "rank 1 of 4", "rank 2 of 4", "rank 3 of 4"],
         "{lines:?}"
@@ -78,7 +79,7 @@ fn a_shell_script_and_a_program_without_mpi_run_as_ever() -> Result<()> {
         .mpirun(&["a", "b"], 1)
         .run("cat", &["/etc/hosts"], LIMIT)?
         .success()?;
-    ensure!(ended.lines.len() == 8, "{:?}", ended.lines);
+    ensure!(ended.stdout().lines().count() == 8, "{}", ended.stdout());
     let ended = lab
         .mpirun(&["a", "b"], 1)
         .run("sh", &["-c", "exit 5"], LIMIT)?;
