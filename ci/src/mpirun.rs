@@ -17,6 +17,7 @@ use crate::state::wait_until;
 const TERM_GRACE: Duration = Duration::from_secs(5);
 
 /// An `mpirun` about to be started.
+#[derive(Clone)]
 pub struct Mpirun<'lab> {
     lab: &'lab Lab,
     hosts: Vec<String>,

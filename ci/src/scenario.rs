@@ -147,9 +147,17 @@ impl<'s> SteadyOptions<'s> {
         for rank in 0..self.ranks {
             let _ = fs::remove_file(self.scenario.file(&format!("log.{rank}")));
         }
-        let running = self.mpirun.start(program, &self.arguments)?;
-        running.wait_for("the job's first step", PATIENCE, |line| {
-            line == "steady: started"
+        let launch = || -> Result<Running> {
+            let running = self.mpirun.clone().start(&program, &self.arguments)?;
+            let begun = |line: &str| line == "steady: started";
+            running.wait_for("the job's first step", PATIENCE, begun)?;
+            Ok(running)
+        };
+        // Once in some hundred starts, on a machine busy with other work, a job hung before its first
+        // word; why is not known yet. It is told, and such a job is started once more.
+        let running = launch().or_else(|error| {
+            eprintln!("a job did not begin and is started again: {error:#}");
+            launch()
         })?;
         Ok(Steady {
             scenario: self.scenario,
