@@ -112,8 +112,7 @@ impl TcpTransport {
 
     /// Whether nothing is waiting inside the transport, so that sleeping on its readiness is safe.
     pub fn is_idle(&self) -> bool {
-        let readable = |key: &LinkKey| self.links.get(*key).is_some_and(|link| link.readable);
-        self.happened.is_empty() && !self.readable.iter().any(readable)
+        self.happened.is_empty() && self.readable.is_empty()
     }
 
     /// Breaks every link, as a cut cable would: for tests of what follows.
@@ -139,11 +138,10 @@ impl TcpTransport {
     fn mark_readable(&mut self, key: LinkKey) {
         if let Some(link) = self.links.get_mut(key)
             && link.is_open()
+            && !link.readable
         {
             link.readable = true;
-            if !std::mem::replace(&mut link.listed, true) {
-                self.readable.push(key);
-            }
+            self.readable.push(key);
         }
     }
 
@@ -373,13 +371,9 @@ impl Transport for TcpTransport {
             }
         }
         events.extend(self.happened.drain(..));
-        let links = &mut self.links;
-        self.readable.retain(|&key| {
-            links.get_mut(key).is_some_and(|link| {
-                link.listed = link.readable;
-                link.readable
-            })
-        });
+        let links = &self.links;
+        self.readable
+            .retain(|&key| links.get(key).is_some_and(|link| link.readable));
         events.extend(
             self.readable
                 .iter()
