@@ -176,7 +176,7 @@ impl World {
                 let refuses = self.mishap(15, STEP_FAILS);
                 if !refuses {
                     self.processes[from].port.suspend();
-                    self.drive_effects(from);
+                    self.drive(from);
                 }
                 self.soon(number, Step::Suspended(trouble(refuses, "not now")));
             }

@@ -539,12 +539,8 @@ impl World {
         }
     }
 
-    /// Carries out what a port wants done now, though its process may be held next.
-    pub(crate) fn drive_effects(&mut self, slot: usize) {
-        self.drive(slot);
-    }
-
-    fn drive(&mut self, slot: usize) {
+    /// Carries out what a port wants done, and puts its frames on the network.
+    pub(crate) fn drive(&mut self, slot: usize) {
         loop {
             let (now, rng) = (self.now, &mut self.rng);
             let delay = || now + Duration::from_micros(10 + rng.next_u64() % 400);
