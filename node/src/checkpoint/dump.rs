@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
+use super::inventory::inspect_held;
 use super::limits::{DUMP_ATTEMPTS, DUMP_PAUSE, GHOST_BYTES_MAX};
-use super::{Error, Hold, Inventory, Obstacle, StdioPlan, criu, images, inspect, proc};
+use super::{Error, Hold, Inventory, Obstacle, StdioPlan, criu, images, proc};
 use crate::hidden;
 
 const LOG: &str = "dump.log";
@@ -49,7 +50,7 @@ pub struct Manifest {
 /// Writes the image of a held process into `directory` (best on a tmpfs) and leaves it held.
 ///
 /// Something that can't move is an error here too, should it have appeared, or not have been given
-/// up, since [`inspect`]. A SIGCONT that arrives while CRIU is at work spoils an attempt, after
+/// up, since [`super::inspect`]. A SIGCONT that arrives while CRIU is at work spoils an attempt, after
 /// which the process may run for an instant before it is held again: at the end it is held as it
 /// is in the image.
 pub fn dump(hold: &Hold, directory: &Path) -> Result<Dump, Error> {
@@ -57,7 +58,7 @@ pub fn dump(hold: &Hold, directory: &Path) -> Result<Dump, Error> {
     let pid = hold.pid();
     let mut attempt = 0;
     let mut manifest = loop {
-        let inventory = inspect(pid)?;
+        let inventory = inspect_held(pid)?;
         refuse_obstacles(&inventory)?;
         let ids = proc::Status::of(pid)?.ns_pids();
         let manifest = Manifest {
@@ -95,6 +96,9 @@ pub fn dump(hold: &Hold, directory: &Path) -> Result<Dump, Error> {
     };
     images::drop_sizes_of_open_files(directory)?;
     manifest.signals = images::take_job_control_signals(directory)?;
+    if hold.was_stopped() {
+        manifest.signals.push(nix::libc::SIGSTOP);
+    }
     for superfluous in [LOG, "stats-dump"] {
         let _ = fs::remove_file(directory.join(superfluous));
     }

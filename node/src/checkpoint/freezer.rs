@@ -17,6 +17,8 @@ use super::{Error, proc};
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How the group of a held process is called.
 const HOLD_PREFIX: &str = "meander-hold-";
+/// An empty group below that of a held process, where the process was stopped.
+const WAS_STOPPED: &str = "was-stopped";
 /// How the group of a restored process is called.
 const COPY_PREFIX: &str = "meander-copy-";
 
@@ -39,15 +41,33 @@ impl Hold {
             return Err(Error::Gone { pid: pid.as_raw() });
         }
         let group = Group::of(pid)?.below(&format!("{HOLD_PREFIX}{pid}"))?;
-        let held = group.add(pid).and_then(|()| group.freeze(pid));
         let hold = Hold { pid, group };
-        match held {
+        match hold.take() {
             Ok(()) => Ok(hold),
             Err(error) => {
                 hold.release()?;
                 Err(error)
             }
         }
+    }
+
+    /// Freezes it. One that was stopped (by SIGSTOP) is woken while it is frozen, and stopped again at
+    /// the release: it can't be traced as long as it is both (PTRACE_SEIZE waits for ever), and so
+    /// CRIU can't dump it.
+    fn take(&self) -> Result<(), Error> {
+        let stopped = proc::Status::of(self.pid)?.is_stopped();
+        self.group.add(self.pid)?;
+        self.group.freeze(self.pid)?;
+        if stopped || proc::stands_in_stop(self.pid) {
+            self.group.below(WAS_STOPPED)?;
+            let _ = kill(self.pid, Signal::SIGCONT);
+        }
+        Ok(())
+    }
+
+    /// Whether it was stopped when it was frozen.
+    pub(crate) fn was_stopped(&self) -> bool {
+        self.group.directory.join(WAS_STOPPED).exists()
     }
 
     /// The hold of a process that is held, where its owner died. `None` where it is not held.
@@ -83,6 +103,14 @@ impl Hold {
 
     /// Lets it run on.
     pub fn release(self) -> Result<(), Error> {
+        if self.was_stopped() {
+            let _ = kill(self.pid, Signal::SIGSTOP);
+        }
+        self.dissolve()
+    }
+
+    /// Lets what has become of it run.
+    pub(crate) fn dissolve(self) -> Result<(), Error> {
         self.group.thaw()?;
         self.group.dissolve()
     }
@@ -111,6 +139,7 @@ impl Group {
     /// A group for a restored process, outside everybody else's: it outlives the agent's.
     pub fn for_copy(name: &str) -> Result<Group, Error> {
         let (root, version) = mounted()?;
+        sweep(&root);
         Group {
             directory: root,
             version,
@@ -300,6 +329,7 @@ impl Group {
         let start = Instant::now();
         loop {
             prepare();
+            let _ = fs::remove_dir(self.directory.join(WAS_STOPPED));
             match fs::remove_dir(&self.directory) {
                 Err(error)
                     if error.raw_os_error() == Some(nix::libc::EBUSY)
@@ -324,6 +354,22 @@ impl Group {
     fn read(&self, file: &str) -> Result<String, Error> {
         let path = self.directory.join(file);
         fs::read_to_string(&path).map_err(Error::os(format!("read {}", path.display())))
+    }
+}
+
+/// Removes empty groups of processes that are gone: a guardian and its init that were killed together
+/// leave one.
+fn sweep(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let rest = name
+            .strip_prefix(COPY_PREFIX)
+            .or_else(|| name.strip_prefix(HOLD_PREFIX));
+        let owner = rest.and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            // It fails, as it should, where there are processes in it.
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 

@@ -16,9 +16,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, setsid};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{WaitOptions, wait};
 use serde::{Deserialize, Serialize};
 
 use super::freezer::Group;
@@ -182,7 +182,8 @@ fn serve(socket: &UnixStream, order: &Order, group: &Group) -> std::io::Result<(
     let mut ended = false;
     loop {
         if let Some(end) = reap(order.pid) {
-            channel::send(socket, &FromInit::Ended(end))?;
+            // Who wanted the copy may be gone.
+            let _ = channel::send(socket, &FromInit::Ended(end));
             ended = true;
         }
         let mut wanted = [
@@ -198,14 +199,21 @@ fn serve(socket: &UnixStream, order: &Order, group: &Group) -> std::io::Result<(
             continue;
         }
         match channel::receive(socket)? {
-            Some(ToInit::Signal(number)) if !ended => {
-                if let Ok(signal) = Signal::try_from(number) {
-                    let _ = kill(Pid::from_raw(order.pid), signal);
-                }
-            }
+            Some(ToInit::Signal(number)) if !ended => send(order.pid, number),
             Some(ToInit::Kill) => group.kill().map_err(std::io::Error::other)?,
             Some(_) => {}
             None => return Ok(()),
+        }
+    }
+}
+
+fn send(pid: i32, number: i32) {
+    match Signal::try_from(number) {
+        Ok(signal) => drop(kill(Pid::from_raw(pid), signal)),
+        // A real-time signal, which has no name: the shell can send it.
+        Err(_) => {
+            let script = format!("kill -{number} {pid}");
+            let _ = Command::new("sh").args(["-c", &script]).status();
         }
     }
 }
@@ -214,16 +222,13 @@ fn serve(socket: &UnixStream, order: &Order, group: &Group) -> std::io::Result<(
 fn reap(pid: i32) -> Option<Ended> {
     let mut end = None;
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(one, code)) if one.as_raw() == pid => {
-                end = Some(Ended::Exited(code));
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((one, status))) if one.as_raw_pid() == pid => {
+                let killed = status.terminating_signal().map(Ended::Killed);
+                end = killed.or(status.exit_status().map(Ended::Exited));
             }
-            Ok(WaitStatus::Signaled(one, signal, _)) if one.as_raw() == pid => {
-                end = Some(Ended::Killed(signal as i32));
-            }
-            Ok(WaitStatus::StillAlive) => return end,
-            Err(Errno::EINTR) | Ok(_) => {}
-            Err(_) => return end,
+            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(None) | Err(_) => return end,
         }
     }
 }

@@ -36,7 +36,7 @@ pub fn become_shadow(hold: Hold, config: &shadow::Config) -> Result<(), Error> {
     };
     let done = transform(&hold, config).map_err(failed);
     match done {
-        Ok(()) => hold.release(),
+        Ok(()) => hold.dissolve(),
         Err(error) => {
             let _ = kill(pid, Signal::SIGKILL);
             let _ = hold.kill();

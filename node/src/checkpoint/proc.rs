@@ -48,9 +48,21 @@ impl Status {
             .is_some_and(|state| state.starts_with(['Z', 'X']))
     }
 
+    /// Whether job control has stopped the process.
+    pub fn is_stopped(&self) -> bool {
+        self.field("State")
+            .is_some_and(|state| state.starts_with('T'))
+    }
+
     /// The tracer's pid, 0 where there is none.
     pub fn tracer(&self) -> i64 {
         self.numbers("TracerPid").first().copied().unwrap_or(0)
+    }
+
+    /// Whether it has the capability of this number (capabilities(7)).
+    pub fn is_capable(&self, capability: u32) -> bool {
+        let mask = self.field("CapEff").unwrap_or_default();
+        u64::from_str_radix(mask, 16).is_ok_and(|mask| mask >> capability & 1 == 1)
     }
 
     /// Its pid in every pid namespace it is in, the innermost last.
@@ -77,6 +89,11 @@ pub(crate) fn inner_threads(pid: Pid) -> Result<Vec<i32>, Error> {
         inner.extend(Status::at(&path, pid)?.ns_pids().last());
     }
     Ok(inner)
+}
+
+/// Whether a frozen process was stopped by job control: its state does not show it then.
+pub(crate) fn stands_in_stop(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|place| place == "do_signal_stop")
 }
 
 /// The children of all threads of a process.

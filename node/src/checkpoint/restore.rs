@@ -94,7 +94,7 @@ fn turn() -> Result<File, Error> {
 }
 
 fn start(directory: &Path, manifest: &Manifest, group: Group) -> Result<HeldCopy, Error> {
-    let (inner, stdio) = manifest.stdio.remake()?;
+    let (inner, stdio) = manifest.stdio.remake(manifest.uid, manifest.gid)?;
     let order = Order {
         criu: criu::program()?,
         images: directory.to_owned(),
@@ -177,9 +177,9 @@ impl RunningCopy {
         self.pid
     }
 
-    /// Sends it a signal; nothing happens when it has ended.
-    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
-        self.tell(&ToInit::Signal(signal as i32))
+    /// Sends it the signal of this number; nothing happens when it has ended.
+    pub fn signal(&self, number: i32) -> Result<(), Error> {
+        self.tell(&ToInit::Signal(number))
     }
 
     /// Kills it, also where it is frozen.

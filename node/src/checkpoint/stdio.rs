@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
 use nix::unistd::Pid;
+use rustix::fs::{Gid, Uid, fchown};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 use serde::{Deserialize, Serialize};
@@ -141,8 +142,13 @@ fn external(pid: Pid, ends: &[&Descriptor], terminal: bool) -> Option<External> 
 }
 
 impl StdioPlan {
-    /// New pipes and terminals: the inner ends with CRIU's names for them, and the outer ends.
-    pub(super) fn remake(&self) -> Result<(Vec<(String, OwnedFd)>, Stdio), Error> {
+    /// New pipes and terminals: the inner ends with CRIU's names for them, and the outer ends. They
+    /// are the user's, who may open them again by `/dev/stdout`.
+    pub(super) fn remake(
+        &self,
+        uid: u32,
+        gid: u32,
+    ) -> Result<(Vec<(String, OwnedFd)>, Stdio), Error> {
         let mut inner = Vec::new();
         let mut outer = Stdio::default();
         for external in &self.externals {
@@ -167,6 +173,8 @@ impl StdioPlan {
                     slave
                 }
             };
+            fchown(&end, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                .map_err(|errno| Error::os("give a pipe or terminal to its user")(errno.into()))?;
             inner.push((external.key.clone(), end));
         }
         Ok((inner, outer))

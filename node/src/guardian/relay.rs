@@ -6,7 +6,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use meander::{Port, Stream};
-use nix::sys::signal::Signal;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::ioctl_fionbio;
 use serde::{Deserialize, Serialize};
@@ -266,9 +265,7 @@ fn is_held(copy: &RunningCopy) -> bool {
 }
 
 fn signal(copy: &RunningCopy, number: i32) {
-    if let Ok(signal) = Signal::try_from(number)
-        && let Err(error) = copy.signal(signal)
-    {
+    if let Err(error) = copy.signal(number) {
         tracing::warn!("signal {number} did not reach the rank: {error}");
     }
 }

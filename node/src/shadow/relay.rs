@@ -39,13 +39,14 @@ fn run() -> io::Result<()> {
     let shadow = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let config: Config =
         channel::receive(&shadow)?.ok_or_else(|| io::Error::other("the shadow is gone"))?;
+    let parent = getppid();
+    thread::spawn(move || end_after(parent));
     let settings = port_config(config.key.clone(), None).map_err(io::Error::other)?;
     let port = Port::open(settings).map_err(io::Error::other)?;
     let stream = port
         .connect(&config.guardian, SERVICE)
         .map_err(io::Error::other)?;
     let ended = AtomicBool::new(false);
-    let parent = getppid();
     thread::scope(|scope| {
         scope.spawn(|| from_guardian(&stream, &shadow, &ended));
         scope.spawn(|| watch(parent, &stream, &ended));
@@ -83,6 +84,15 @@ fn from_guardian(stream: &Stream, shadow: &UnixStream, ended: &AtomicBool) {
         }
     }
     let _ = shadow.shutdown(std::net::Shutdown::Write);
+}
+
+/// A relay does not outlive its shadow for long, whatever it waits for.
+fn end_after(shadow: Pid) {
+    while getppid() == shadow {
+        thread::sleep(LOOK);
+    }
+    thread::sleep(LAST_WORDS);
+    std::process::exit(1)
 }
 
 /// Stops the rank when the launcher has stopped the shadow, and wakes it with it.

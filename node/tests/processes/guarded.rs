@@ -254,3 +254,100 @@ fn sigcont_at_every_phase() {
     walker.check_steps(STEPS);
     walker.check_outputs(STEPS);
 }
+
+#[test]
+fn a_users_process_stays_the_users() {
+    if !possible() {
+        return;
+    }
+    const NOBODY: u32 = 65534;
+    let mut walker = Walker::start_as(NOBODY, 1500, 7);
+    let owner = |pid: Pid| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("Uid:"))
+            .unwrap();
+        line.split_whitespace()
+            .nth(2)
+            .unwrap()
+            .parse::<u32>()
+            .unwrap()
+    };
+    assert_eq!(owner(walker.pid()), NOBODY);
+    let obstacles = checkpoint::inspect(walker.pid()).unwrap().obstacles;
+    if let [obstacle] = &obstacles[..] {
+        assert!(
+            obstacle.to_string().contains("CAP_SYS_RESOURCE"),
+            "{obstacle}"
+        );
+        eprintln!("skipped: {obstacle}");
+        return;
+    }
+    let rank = first_move(&walker);
+    assert_eq!(owner(walker.pid()), NOBODY);
+    assert_eq!(owner(rank.pid), NOBODY);
+    // It may open its standard streams anew.
+    for fd in 0..3 {
+        let metadata = std::fs::metadata(format!("/proc/{}/fd/{fd}", rank.pid)).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&metadata), NOBODY);
+    }
+    walker.wait_for_more();
+    let rank = move_again(&walker, rank, true);
+    assert_eq!(walker.wait().code(), Some(7));
+    assert_eq!(
+        rank.guardian.join().unwrap(),
+        Outcome::Ended(Ended::Exited(7))
+    );
+    walker.check_steps(1500);
+    walker.check_outputs(1500);
+}
+
+#[test]
+fn a_stopped_process_moves_and_stays_stopped() {
+    if !possible() {
+        return;
+    }
+    let mut walker = Walker::start(1500, 0);
+    kill(walker.pid(), Signal::SIGSTOP).unwrap();
+    thread::sleep(Duration::from_millis(20));
+    // It stays so where the move does not happen,
+    let (hold, prepared, _images) = prepare(walker.pid());
+    prepared.discard();
+    hold.release().unwrap();
+    walker.stands_still();
+    // and where it does.
+    let rank = first_move(&walker);
+    walker.stands_still();
+    let rank = move_again(&walker, rank, true);
+    walker.stands_still();
+    kill(walker.pid(), Signal::SIGCONT).unwrap();
+    assert_eq!(walker.wait().code(), Some(0));
+    assert_eq!(
+        rank.guardian.join().unwrap(),
+        Outcome::Ended(Ended::Exited(0))
+    );
+    walker.check_steps(1500);
+    walker.check_outputs(1500);
+}
+
+#[test]
+fn a_real_time_signal_is_passed_on() {
+    if !possible() {
+        return;
+    }
+    let mut walker = Walker::start(1_000_000, 0);
+    let rank = first_move(&walker);
+    walker.wait_for_more();
+    let script = format!("kill -40 {}", walker.pid());
+    std::process::Command::new("sh")
+        .args(["-c", &script])
+        .status()
+        .unwrap();
+    // Its default is to end the process, and so the shadow ends too, with a code for want of a name.
+    assert_eq!(
+        rank.guardian.join().unwrap(),
+        Outcome::Ended(Ended::Killed(40))
+    );
+    assert_eq!(walker.wait().code(), Some(128 + 40));
+}

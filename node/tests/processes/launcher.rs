@@ -47,10 +47,15 @@ pub struct Output(Arc<Mutex<Vec<u8>>>);
 
 impl Walker {
     pub fn start(steps: u64, code: i32) -> Walker {
+        Walker::start_as(0, steps, code)
+    }
+
+    pub fn start_as(uid: u32, steps: u64, code: i32) -> Walker {
         let files = tempfile::Builder::new()
             .prefix("walker")
             .tempdir_in("/var/tmp")
             .unwrap();
+        std::os::unix::fs::chown(files.path(), Some(uid), Some(uid)).unwrap();
         let (master, slave) = terminal();
         let mut command = Command::new(compiled("walker"));
         command
@@ -61,7 +66,9 @@ impl Walker {
             .stdin(Stdio::piped())
             .stdout(slave)
             .stderr(Stdio::piped())
-            .process_group(0);
+            .process_group(0)
+            .uid(uid)
+            .gid(uid);
         let mut child = command.spawn().unwrap();
         drop(command); // it holds the terminal open
         let (stdout, stderr) = (Output::default(), Output::default());

@@ -92,6 +92,9 @@ fn private(pid: Pid, mapping: &Mapping, maps: &[Mapping], findings: &mut Finding
         findings.obstacles.push(Obstacle::Mapping { what });
         return;
     }
+    if !findings.identify {
+        return;
+    }
     let path = PathBuf::from(&mapping.name);
     let here = PathBuf::from(format!("/proc/{pid}/root{}", mapping.name));
     let Ok(metadata) = fs::metadata(&here) else {

@@ -15,6 +15,9 @@ pub use needs::{NeededPath, Needs, PathKind};
 use super::stdio::Channels;
 use super::{Error, StdioPlan, proc};
 
+/// Its number in capabilities(7).
+const CAP_SYS_RESOURCE: u32 = 24;
+
 /// What a process holds.
 #[derive(Clone, Debug)]
 pub struct Inventory {
@@ -74,6 +77,16 @@ pub enum Obstacle {
 
 /// What the process `pid` holds. It may run meanwhile; what matters is looked at again at the dump.
 pub fn inspect(pid: Pid) -> Result<Inventory, Error> {
+    look(pid, true)
+}
+
+/// Like [`inspect`], for a process that stands still and should not do so for long: what it needs
+/// was looked at before.
+pub(super) fn inspect_held(pid: Pid) -> Result<Inventory, Error> {
+    look(pid, false)
+}
+
+fn look(pid: Pid, identify: bool) -> Result<Inventory, Error> {
     let status = proc::Status::of(pid)?;
     if status.is_dead() {
         return Err(Error::Gone { pid: pid.as_raw() });
@@ -82,7 +95,10 @@ pub fn inspect(pid: Pid) -> Result<Inventory, Error> {
     let open = proc::descriptors(pid)?;
     let maps = proc::mappings(pid)?;
     let channels = Channels::of(pid, &open);
-    let mut findings = Findings::default();
+    let mut findings = Findings {
+        identify,
+        ..Findings::default()
+    };
     whole_process(pid, &status, &mut findings)?;
     for (fd, what) in channels.foreign {
         findings.obstacles.push(Obstacle::Descriptor { fd, what });
@@ -112,6 +128,8 @@ pub fn inspect(pid: Pid) -> Result<Inventory, Error> {
 /// What has been found so far.
 #[derive(Default)]
 struct Findings {
+    /// Whether programs and libraries are looked into.
+    identify: bool,
     obstacles: Vec<Obstacle>,
     until_suspended: Vec<Obstacle>,
     paths: Vec<NeededPath>,
@@ -148,6 +166,12 @@ fn whole_process(pid: Pid, status: &proc::Status, findings: &mut Findings) -> Re
     if tracer != 0 {
         let what = format!("it is being traced by process {tracer} (a debugger?)");
         findings.obstacles.push(Obstacle::Process(what));
+    }
+    let mover = proc::Status::of(nix::unistd::getpid())?;
+    if status.owner() != mover.owner() && !mover.is_capable(CAP_SYS_RESOURCE) {
+        let what = "it is another user's, and root lacks CAP_SYS_RESOURCE here (a container?), \
+                    without which CRIU can't read or set its limits";
+        findings.obstacles.push(Obstacle::Process(what.to_owned()));
     }
     for name in ["net", "ipc", "uts", "user"] {
         let link = |of: &str| fs::read_link(format!("/proc/{of}/ns/{name}")).ok();

@@ -1,7 +1,8 @@
 //! What a destination must have for a process to live there.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Obstacle;
+
+/// How much of a program or library is read in search of its build id.
+const HEAD_BYTES: u64 = 64 * 1024;
 
 /// What a destination must have for a process to live there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,13 +121,23 @@ impl NeededPath {
 /// The ELF build id of a program or library; the SHA-256 of its content where it has none. `None`
 /// where it can't be read.
 pub(super) fn code_identity(path: &Path) -> Option<String> {
-    let content = fs::read(path).ok()?;
     let hex = |bytes: &[u8]| {
         bytes
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect::<String>()
     };
+    let mut file = File::open(path).ok()?;
+    let mut content = Vec::new();
+    // The note is near the beginning as a rule; a long library need not be read whole.
+    (&mut file)
+        .take(HEAD_BYTES)
+        .read_to_end(&mut content)
+        .ok()?;
+    if let Some(id) = build_id(&content) {
+        return Some(hex(id));
+    }
+    file.read_to_end(&mut content).ok()?;
     Some(match build_id(&content) {
         Some(id) => hex(id),
         None => hex(&Sha256::digest(&content)),
