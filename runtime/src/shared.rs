@@ -119,7 +119,7 @@ impl Shared {
         let mut state = self.look()?;
         self.pass_gate(&mut state)?;
         self.activity.fetch_add(1, Ordering::Relaxed);
-        if self.watching.load(Ordering::Relaxed) {
+        if self.watching.load(Ordering::Relaxed) && self.watching.swap(false, Ordering::Relaxed) {
             self.end_sleep(&state);
         }
         Ok(state)

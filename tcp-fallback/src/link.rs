@@ -19,6 +19,8 @@ pub(crate) struct Link {
     pub(crate) outgoing: Outgoing,
     /// The socket may have bytes to read.
     pub(crate) readable: bool,
+    /// It is in the transport's list of links to read.
+    pub(crate) listed: bool,
     /// The peer has closed its side, or the connection failed: read until the socket says so.
     pub(crate) hung_up: bool,
     /// The socket takes bytes, as far as is known.
@@ -42,6 +44,7 @@ impl Link {
             incoming: Incoming::new(),
             outgoing: Outgoing::default(),
             readable: false,
+            listed: false,
             hung_up: false,
             writable: true,
         }

@@ -112,7 +112,8 @@ impl TcpTransport {
 
     /// Whether nothing is waiting inside the transport, so that sleeping on its readiness is safe.
     pub fn is_idle(&self) -> bool {
-        self.happened.is_empty() && self.readable.is_empty()
+        let readable = |key: &LinkKey| self.links.get(*key).is_some_and(|link| link.readable);
+        self.happened.is_empty() && !self.readable.iter().any(readable)
     }
 
     /// Breaks every link, as a cut cable would: for tests of what follows.
@@ -138,10 +139,11 @@ impl TcpTransport {
     fn mark_readable(&mut self, key: LinkKey) {
         if let Some(link) = self.links.get_mut(key)
             && link.is_open()
-            && !link.readable
         {
             link.readable = true;
-            self.readable.push(key);
+            if !std::mem::replace(&mut link.listed, true) {
+                self.readable.push(key);
+            }
         }
     }
 
@@ -371,9 +373,13 @@ impl Transport for TcpTransport {
             }
         }
         events.extend(self.happened.drain(..));
-        let links = &self.links;
-        self.readable
-            .retain(|&key| links.get(key).is_some_and(|link| link.readable));
+        let links = &mut self.links;
+        self.readable.retain(|&key| {
+            links.get_mut(key).is_some_and(|link| {
+                link.listed = link.readable;
+                link.readable
+            })
+        });
         events.extend(
             self.readable
                 .iter()

@@ -276,3 +276,23 @@ fn dial_plain(to: &TcpTransport) -> TcpStream {
         .unwrap();
     socket
 }
+
+#[test]
+fn a_link_is_reported_once_a_poll() {
+    let mut ends = Ends::connect();
+    for number in 0..20 {
+        ends.send(FrameKind::Eager, number, b"", b"x");
+        ends.pump_until(|right| right.frames.len() as u64 == number + 1);
+        for _ in 0..20 {
+            let mut events = Vec::new();
+            ends.right.poll(Duration::ZERO, &mut events);
+            assert!(events.len() <= 1, "{events:?}");
+            for event in events {
+                let LinkEvent::Readable(link) = event else {
+                    panic!("{event:?}")
+                };
+                ends.right.receive(link, &mut ends.right_store).unwrap();
+            }
+        }
+    }
+}
