@@ -47,6 +47,9 @@ const SOAK_MINUTES_DEFAULT: u64 = 60;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let Some(code) = process::in_a_session_of_its_own() {
+        return code;
+    }
     let here = process::enter_source_root();
     match run(&words, &here) {
         Ok(code) => code,

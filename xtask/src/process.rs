@@ -40,6 +40,25 @@ impl Ended {
     }
 }
 
+/// Runs this command once more, in a session of its own, where its session began outside its pid
+/// namespace (a container or sandbox that was entered without one): what runs in such a session
+/// can't be dumped by CRIU. Gives the second run's exit code, or nothing where all is well.
+pub fn in_a_session_of_its_own() -> Option<ExitCode> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, in parentheses, may hold anything; state, parent, process group and session follow.
+    let session = stat.rsplit_once(')')?.1.split_whitespace().nth(3)?;
+    if session != "0" {
+        return None;
+    }
+    let again = std::env::current_exe().ok()?;
+    let mut setsid = Command::new("setsid");
+    setsid
+        .arg("--wait")
+        .arg(again)
+        .args(std::env::args_os().skip(1));
+    run(&mut setsid).ok()?.exit_code().ok()
+}
+
 /// Makes the root of the source tree the working directory, so that every path can start there;
 /// gives the one before.
 pub fn enter_source_root() -> PathBuf {

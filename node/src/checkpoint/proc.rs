@@ -65,6 +65,13 @@ impl Status {
         u64::from_str_radix(mask, 16).is_ok_and(|mask| mask >> capability & 1 == 1)
     }
 
+    /// Whether the leader of its session or of its process group can't be named in its pid namespace.
+    pub fn is_led_from_outside(&self) -> bool {
+        ["NSsid", "NSpgid"]
+            .iter()
+            .any(|field| self.numbers(field).last() == Some(&0))
+    }
+
     /// Its pid in every pid namespace it is in, the innermost last.
     pub fn ns_pids(&self) -> Vec<i32> {
         self.numbers("NSpid")

@@ -104,6 +104,33 @@ fn what_cannot_move_is_named_before_anything_is_stopped() {
 }
 
 #[test]
+fn a_session_that_began_outside_the_pid_namespace_is_named() {
+    if !possible() {
+        return;
+    }
+    let mut outer = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child"])
+        .arg("sh")
+        .args(["-c", "echo ready; exec sleep 1000"])
+        .stdout(Stdio::piped())
+        // It may say there what it made of its caller's signal mask.
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(outer.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", outer.id());
+    let inner = std::fs::read_to_string(children).unwrap();
+    let inner = Pid::from_raw(inner.trim().parse().unwrap());
+    let found = text(&checkpoint::inspect(inner).unwrap().obstacles);
+    kill(inner, Signal::SIGKILL).unwrap();
+    outer.wait().unwrap();
+    assert!(found.contains("`setsid --wait mpirun ...`"), "{found}");
+}
+
+#[test]
 fn what_a_port_gives_up_is_named_at_the_dump() {
     if !possible() {
         return;

@@ -173,6 +173,12 @@ fn whole_process(pid: Pid, status: &proc::Status, findings: &mut Findings) -> Re
                     without which CRIU can't read or set its limits";
         findings.obstacles.push(Obstacle::Process(what.to_owned()));
     }
+    if status.is_led_from_outside() {
+        let what = "the leader of its session or process group is outside its pid namespace (a \
+                    container entered without a session of its own?), and CRIU can't dump it so; \
+                    start the job with `setsid --wait mpirun ...`";
+        findings.obstacles.push(Obstacle::Process(what.to_owned()));
+    }
     for name in ["net", "ipc", "uts", "user"] {
         let link = |of: &str| fs::read_link(format!("/proc/{of}/ns/{name}")).ok();
         if link(&pid.to_string()) != link("self") {

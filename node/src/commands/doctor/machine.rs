@@ -24,6 +24,7 @@ pub(super) fn findings() -> Vec<Finding> {
         pidfd(),
         userfaultfd(),
         ptrace(),
+        session(),
     ];
     findings.extend([
         image_space(),
@@ -156,6 +157,19 @@ fn ptrace() -> Finding {
         ),
         Ok(scope) => Finding::ok("ptrace", format!("kernel.yama.ptrace_scope is {scope}")),
         Err(_) => Finding::ok("ptrace", "not restricted by yama"),
+    }
+}
+
+fn session() -> Finding {
+    match nix::unistd::getsid(None) {
+        Ok(leader) if leader.as_raw() != 0 => {
+            Finding::ok("session", "it began in this pid namespace")
+        }
+        _ => Finding::warn(
+            "session",
+            "it began outside this pid namespace; CRIU can't dump what runs in it",
+            "start jobs with `setsid --wait mpirun ...`, or enter the container with a session",
+        ),
     }
 }
 
