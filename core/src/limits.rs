@@ -40,6 +40,8 @@ pub const NAME_BYTES: usize = 256;
 pub const DIRECTORY_PORTS: usize = 1 << 20;
 /// Ports in one page of the directory's list.
 pub const DIRECTORY_PAGE: usize = 256;
+/// Ports whose process has ended that the directory remembers; the first are forgotten first.
+pub const DIRECTORY_ENDED: usize = 1 << 16;
 /// Committed and called-off moves of one port that the directory remembers, each.
 pub const DIRECTORY_MOVES: usize = 64;
 

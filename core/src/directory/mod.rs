@@ -13,7 +13,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
@@ -135,13 +135,24 @@ pub enum Request {
         after: Option<PortId>,
     },
     /// The process ended. Only the epoch it ended at can be removed: what an agent saw end may
-    /// be what a move left behind.
+    /// be what a move left behind. Asked again, it is answered as before. `[R26]` `[R31]`
     Remove {
         /// The port.
         port: PortId,
         /// Its epoch.
         epoch: Epoch,
+        /// How it ended.
+        ending: Ending,
     },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// It had said that it leaves: its peers have all that it owed them.
+    Left,
+    /// It had not: it is dead to its peers.
+    Died,
 }
 
 /// The directory's answers.
@@ -158,6 +169,8 @@ pub enum Reply {
     Aborted,
     /// What is known of a port; `None` if nothing.
     Found(Option<Entry>),
+    /// The port's process has ended. No other ever has its address. `[R31]`
+    Ended(Ending),
     /// A page of ports, and whether there are more after it.
     Listed {
         /// In the order of their addresses.
@@ -175,6 +188,9 @@ pub enum Refusal {
     /// No such port.
     #[error("the directory does not know this port")]
     Unknown,
+    /// The port's process has ended.
+    #[error("the process of this port has ended")]
+    Ended,
     /// The port is at another epoch.
     #[error("the port is at epoch {current} by now")]
     Stale {
@@ -206,22 +222,34 @@ pub enum Refusal {
 pub enum Change {
     /// Keep this record under this address, instead of any other.
     Put(PortId, Box<Record>),
-    /// Forget this address.
-    Forget(PortId),
+    /// The same, and forget another address for good.
+    Replace {
+        /// The address to forget.
+        forget: PortId,
+        /// The address of the record.
+        port: PortId,
+        /// What to keep.
+        record: Box<Record>,
+    },
 }
 
 /// The directory itself.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     records: BTreeMap<PortId, Record>,
+    /// Which of them have ended, the first first.
+    ended: VecDeque<PortId>,
 }
 
 impl Directory {
     /// The directory as it was made durable.
     pub fn from_records(records: impl IntoIterator<Item = (PortId, Record)>) -> Directory {
-        Directory {
-            records: records.into_iter().collect(),
-        }
+        let records: BTreeMap<_, Record> = records.into_iter().collect();
+        let ended = records
+            .iter()
+            .filter(|(_, record)| record.ended().is_some());
+        let ended = ended.map(|(port, _)| *port).collect();
+        Directory { records, ended }
     }
 
     /// Answers a request. The change has already been made here; the caller makes it durable and
@@ -236,14 +264,13 @@ impl Directory {
             } => self.locate(port, epoch, location),
             Request::Commit { port, commit } => self.commit(port, commit),
             Request::Settle { port, move_id } => self.settle(port, move_id),
-            Request::Lookup { port } => {
-                return (
-                    Reply::Found(self.records.get(&port).map(|r| r.entry.clone())),
-                    None,
-                );
-            }
+            Request::Lookup { port } => return (self.look_up(port), None),
             Request::List { after } => return (self.list(after), None),
-            Request::Remove { port, epoch } => self.remove(port, epoch),
+            Request::Remove {
+                port,
+                epoch,
+                ending,
+            } => self.remove(port, epoch, ending),
         };
         answer.unwrap_or_else(|refusal| (Reply::Refused(refusal), None))
     }
@@ -267,7 +294,7 @@ impl Directory {
 
     fn locate(&mut self, port: PortId, epoch: Epoch, location: Location) -> Answer {
         check_location(&location)?;
-        let record = self.record(port)?;
+        let record = self.living(port)?;
         record.locate(epoch, location)?;
         Ok((
             Reply::Done,
@@ -287,11 +314,21 @@ impl Directory {
         {
             return Err(Refusal::TooLong);
         }
-        let record = self.record(port)?;
+        let record = self.living(port)?;
         let already = record.committed(commit.move_id).is_some();
         let epoch = record.commit(commit)?;
         let change = (!already).then(|| Change::Put(port, Box::new(record.clone())));
         Ok((Reply::Committed { epoch }, change))
+    }
+
+    fn look_up(&self, port: PortId) -> Reply {
+        match self.records.get(&port) {
+            None => Reply::Found(None),
+            Some(record) => match record.ended() {
+                Some(ending) => Reply::Ended(ending),
+                None => Reply::Found(Some(record.entry.clone())),
+            },
+        }
     }
 
     fn settle(&mut self, port: PortId, move_id: MoveId) -> Answer {
@@ -313,6 +350,7 @@ impl Directory {
         let mut rest = self.records.range((from, Bound::Unbounded));
         let ports = rest
             .by_ref()
+            .filter(|(_, record)| record.ended().is_none())
             .take(limits::DIRECTORY_PAGE)
             .map(|(port, record)| (*port, record.entry.clone()))
             .collect();
@@ -322,17 +360,33 @@ impl Directory {
         }
     }
 
-    fn remove(&mut self, port: PortId, epoch: Epoch) -> Answer {
-        let current = self.record(port)?.entry.epoch;
-        if current != epoch {
-            return Err(Refusal::Stale { current });
+    fn remove(&mut self, port: PortId, epoch: Epoch, ending: Ending) -> Answer {
+        let record = self.records.get_mut(&port).ok_or(Refusal::Unknown)?;
+        if !record.end(epoch, ending)? {
+            return Ok((Reply::Done, None));
         }
-        self.records.remove(&port);
-        Ok((Reply::Done, Some(Change::Forget(port))))
+        let record = Box::new(record.clone());
+        self.ended.push_back(port);
+        let full = self.ended.len() > limits::DIRECTORY_ENDED;
+        let change = match self.ended.pop_front_if(|_| full) {
+            None => Change::Put(port, record),
+            Some(forget) => {
+                self.records.remove(&forget);
+                Change::Replace {
+                    forget,
+                    port,
+                    record,
+                }
+            }
+        };
+        Ok((Reply::Done, Some(change)))
     }
 
-    fn record(&mut self, port: PortId) -> Result<&mut Record, Refusal> {
-        self.records.get_mut(&port).ok_or(Refusal::Unknown)
+    fn living(&mut self, port: PortId) -> Result<&mut Record, Refusal> {
+        match self.records.get_mut(&port) {
+            Some(record) if record.ended().is_some() => Err(Refusal::Ended),
+            record => record.ok_or(Refusal::Unknown),
+        }
     }
 }
 

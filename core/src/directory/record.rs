@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Commit, Entry, Refusal};
+use super::{Commit, Ending, Entry, Refusal};
 use crate::ids::{Epoch, MoveId};
 use crate::limits;
 use crate::location::Location;
@@ -18,6 +18,7 @@ pub struct Record {
     pub entry: Entry,
     committed: VecDeque<(MoveId, Epoch)>,
     called_off: VecDeque<MoveId>,
+    ended: Option<Ending>,
 }
 
 impl Record {
@@ -27,6 +28,7 @@ impl Record {
             entry,
             committed: VecDeque::new(),
             called_off: VecDeque::new(),
+            ended: None,
         }
     }
 
@@ -34,6 +36,9 @@ impl Record {
     pub(super) fn register(&mut self, entry: Entry) -> Result<(), Refusal> {
         if entry.uid != self.entry.uid {
             return Err(Refusal::NotYours);
+        }
+        if self.ended.is_some() {
+            return Err(Refusal::Ended);
         }
         if entry.epoch < self.entry.epoch {
             return Err(Refusal::Stale {
@@ -97,6 +102,23 @@ impl Record {
         self.entry.shadow = commit.shadow;
         push_bounded(&mut self.committed, (commit.move_id, epoch));
         Ok(epoch)
+    }
+
+    /// How the process has ended, if it has. `[R31]`
+    pub(super) fn ended(&self) -> Option<Ending> {
+        self.ended
+    }
+
+    /// The process has ended, if it was at this epoch. Returns whether that is news. `[R26]`
+    pub(super) fn end(&mut self, epoch: Epoch, ending: Ending) -> Result<bool, Refusal> {
+        let current = self.entry.epoch;
+        if current != epoch {
+            return Err(Refusal::Stale { current });
+        }
+        self.entry.location.cards.clear();
+        let news = self.ended.is_none();
+        self.ended.get_or_insert(ending);
+        Ok(news)
     }
 
     /// The epoch that a move led to, if it was committed.

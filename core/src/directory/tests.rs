@@ -150,18 +150,77 @@ fn the_source_can_not_remove_what_has_moved_on() {
     let gone = Request::Remove {
         port: PORT,
         epoch: Epoch(0),
+        ending: Ending::Died,
     };
     let stale = Reply::Refused(Refusal::Stale { current: Epoch(1) });
     assert_eq!(ask(&mut directory, gone), stale);
     let gone = Request::Remove {
         port: PORT,
         epoch: Epoch(1),
+        ending: Ending::Died,
     };
-    assert_eq!(ask(&mut directory, gone), Reply::Done);
-    assert_eq!(
-        ask(&mut directory, Request::Lookup { port: PORT }),
-        Reply::Found(None)
+    assert_eq!(ask(&mut directory, gone.clone()), Reply::Done);
+    assert_eq!(ask(&mut directory, gone), Reply::Done, "[R31] asked again");
+}
+
+#[test]
+fn what_has_ended_stays_so() {
+    let mut directory = with_one();
+    let (port, epoch) = (PORT, Epoch(0));
+    let ending = Ending::Left;
+    ask(
+        &mut directory,
+        Request::Remove {
+            port,
+            epoch,
+            ending,
+        },
     );
+    assert_eq!(
+        ask(&mut directory, Request::Lookup { port }),
+        Reply::Ended(Ending::Left)
+    );
+    let ended = Reply::Refused(Refusal::Ended);
+    // [R31]: its agent may have been slow to list it, its mover to commit.
+    let entry = entry(0, "a");
+    assert_eq!(
+        ask(&mut directory, Request::Register { port, entry }),
+        ended
+    );
+    assert_eq!(ask(&mut directory, commit(1, 0, "b")), ended);
+    let list = ask(&mut directory, Request::List { after: None });
+    let none = Reply::Listed {
+        ports: vec![],
+        more: false,
+    };
+    assert_eq!(list, none);
+}
+
+#[test]
+fn of_very_many_that_have_ended_the_first_are_forgotten() {
+    let mut directory = Directory::default();
+    let ending = Ending::Died;
+    for port in 0..=limits::DIRECTORY_ENDED as u128 {
+        let (port, epoch) = (PortId(port), Epoch(0));
+        let entry = entry(0, "a");
+        directory.handle(Request::Register { port, entry });
+        let (_, change) = directory.handle(Request::Remove {
+            port,
+            epoch,
+            ending,
+        });
+        let forgets = matches!(
+            change,
+            Some(Change::Replace {
+                forget: PortId(0),
+                ..
+            })
+        );
+        assert_eq!(forgets, port.0 == limits::DIRECTORY_ENDED as u128);
+    }
+    let lookup = |port| Request::Lookup { port: PortId(port) };
+    assert_eq!(ask(&mut directory, lookup(0)), Reply::Found(None));
+    assert_eq!(ask(&mut directory, lookup(1)), Reply::Ended(ending));
 }
 
 #[test]
@@ -291,7 +350,11 @@ fn any_request() -> impl Strategy<Value = Request> {
                 move_id: MoveId(id),
             },
             4 => Request::Lookup { port },
-            _ => Request::Remove { port, epoch },
+            _ => Request::Remove {
+                port,
+                epoch,
+                ending: Ending::Died,
+            },
         }
     })
 }
@@ -302,12 +365,14 @@ struct Model {
     ports: HashMap<PortId, (Epoch, Location)>,
     won: HashMap<(PortId, MoveId), Epoch>,
     forbidden: HashSet<(PortId, MoveId)>,
+    ended: HashMap<PortId, Epoch>,
 }
 
 impl Model {
     /// Whether the request changes anything but the history, and how.
     fn step(&mut self, request: &Request) -> bool {
         match request {
+            Request::Register { port, .. } if self.ended.contains_key(port) => false,
             Request::Register { port, entry } => match self.ports.get(port) {
                 Some((epoch, at)) if entry.epoch == *epoch && at.node != entry.location.node => {
                     false
@@ -351,21 +416,20 @@ impl Model {
                 true
             }
             Request::Settle { port, move_id } => {
-                let known = self.ports.contains_key(port);
+                let known = self.ports.contains_key(port) || self.ended.contains_key(port);
                 let won = self.won.contains_key(&(*port, *move_id));
                 if known && !won {
                     self.forbidden.insert((*port, *move_id));
                 }
                 known && won
             }
-            Request::Remove { port, epoch } => match self.ports.get(port) {
+            Request::Remove { port, epoch, .. } => match self.ports.get(port) {
                 Some((at, _)) if at == epoch => {
                     self.ports.remove(port);
-                    self.won.retain(|(p, _), _| p != port);
-                    self.forbidden.retain(|(p, _)| p != port);
+                    self.ended.insert(*port, *epoch);
                     true
                 }
-                _ => false,
+                _ => self.ended.get(port) == Some(epoch),
             },
             Request::Lookup { .. } | Request::List { .. } => true,
         }
@@ -386,7 +450,7 @@ proptest! {
             let (reply, change) = directory.handle(request);
             match change {
                 Some(Change::Put(port, record)) => { durable.insert(port, *record); }
-                Some(Change::Forget(port)) => { durable.remove(&port); }
+                Some(Change::Replace { .. }) => panic!("two ports are not too many"),
                 None => {}
             }
             let refused = matches!(reply, Reply::Refused(_) | Reply::Aborted);

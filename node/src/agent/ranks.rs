@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use meander::control::{CONTROL_VERSION, FromPort, ToPort};
 use meander::{JobId, PortId};
-use meander_core::directory::{Entry, Refusal, Reply, Request};
+use meander_core::directory::{Ending, Entry, Refusal, Reply, Request};
 use meander_core::moves::Trouble;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -315,8 +315,14 @@ impl Service<'_> {
         };
         match message {
             FromPort::Lookup { port } => {
-                let contact = match self.agent.directory.lookup(port) {
-                    Ok(entry) => entry.map(|entry| entry.contact(port)),
+                let contact = match self.agent.directory.request(&Request::Lookup { port }) {
+                    Ok(Reply::Found(entry)) => entry.map(|entry| entry.contact(port)),
+                    // It missed the report: it was being moved, or had no agent.
+                    Ok(Reply::Ended(Ending::Died)) => {
+                        self.tell(&ToPort::PeerDead { port });
+                        return Ok(false);
+                    }
+                    Ok(_) => None,
                     Err(error) => {
                         tracing::warn!("looking {port:?} up: {error}");
                         None
@@ -411,6 +417,11 @@ impl Service<'_> {
         let request = Request::Remove {
             port: self.port,
             epoch,
+            ending: if self.leaving {
+                Ending::Left
+            } else {
+                Ending::Died
+            },
         };
         for _ in 0..UNLIST_TRIES {
             match self.agent.directory.request(&request) {

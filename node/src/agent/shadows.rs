@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meander::{Epoch, PortId};
-use meander_core::directory::{Entry, Request, Shadow};
+use meander_core::directory::{Ending, Entry, Reply, Request, Shadow};
 
 use super::Agent;
 use super::remote::{self, FromPeer};
@@ -35,10 +35,14 @@ pub(super) fn start(agent: &Arc<Agent>) {
                 watch(&agent, port, shadow.clone());
             }
             if entry.location.node == *agent.node() && Process::find(entry.host_pid).is_none() {
-                let _ = agent.directory.request(&Request::Remove {
+                let reply = agent.directory.request(&Request::Remove {
                     port,
                     epoch: entry.epoch,
+                    ending: Ending::Died,
                 });
+                if matches!(reply, Ok(Reply::Done)) {
+                    remote::report_death(&agent, &entry.identity.job, port);
+                }
             }
         }
     });
@@ -118,6 +122,10 @@ pub(super) fn kill_here(agent: &Agent, port: PortId, epoch: Epoch) {
             process.kill();
             process.has_ended(Some(GRACE));
         }
-        let _ = agent.directory.request(&Request::Remove { port, epoch });
+        let _ = agent.directory.request(&Request::Remove {
+            port,
+            epoch,
+            ending: Ending::Died,
+        });
     }
 }

@@ -73,6 +73,7 @@ impl Client {
     pub fn lookup(&self, port: PortId) -> Result<Option<Entry>, Error> {
         match self.request(&Request::Lookup { port })? {
             Reply::Found(entry) => Ok(entry),
+            Reply::Ended(_) => Ok(None),
             other => Err(unexpected(&other)),
         }
     }

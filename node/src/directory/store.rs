@@ -53,17 +53,21 @@ impl Store {
         let write = self.database.begin_write().map_err(broken(&self.path))?;
         {
             let mut table = write.open_table(RECORDS).map_err(broken(&self.path))?;
-            match change {
-                Change::Put(port, record) => {
-                    let bytes = postcard::to_stdvec(record).map_err(broken(&self.path))?;
-                    table
-                        .insert(port.0, bytes.as_slice())
-                        .map_err(broken(&self.path))?;
+            let (port, record) = match change {
+                Change::Put(port, record) => (port, record),
+                Change::Replace {
+                    forget,
+                    port,
+                    record,
+                } => {
+                    table.remove(forget.0).map_err(broken(&self.path))?;
+                    (port, record)
                 }
-                Change::Forget(port) => {
-                    table.remove(port.0).map_err(broken(&self.path))?;
-                }
-            }
+            };
+            let bytes = postcard::to_stdvec(record).map_err(broken(&self.path))?;
+            table
+                .insert(port.0, bytes.as_slice())
+                .map_err(broken(&self.path))?;
         }
         write.commit().map_err(broken(&self.path))
     }
@@ -78,7 +82,7 @@ fn broken<E: std::fmt::Display>(path: &Path) -> impl Fn(E) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use meander_core::directory::{Directory, Entry, Identity, Reply, Request};
+    use meander_core::directory::{Directory, Ending, Entry, Identity, Reply, Request};
     use meander_core::{Epoch, JobId, Location};
 
     use super::*;
@@ -123,8 +127,13 @@ mod tests {
         let (_, change) = second.handle(Request::Remove {
             port,
             epoch: Epoch(2),
+            ending: Ending::Left,
         });
         store.apply(&change.unwrap()).unwrap();
-        assert!(store.records().unwrap().is_empty());
+        let mut third = Directory::from_records(store.records().unwrap());
+        assert_eq!(
+            third.handle(Request::Lookup { port }).0,
+            Reply::Ended(Ending::Left)
+        );
     }
 }
