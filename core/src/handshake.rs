@@ -114,7 +114,8 @@ pub(crate) fn refusal(body: &[u8]) -> Result<Refusal, Violation> {
 pub(crate) fn introduction(body: &[u8]) -> Result<Introduction, Violation> {
     let said: Introduction = decode(body)?;
     let cards = &said.location.cards;
-    let too_much = cards.len() > limits::CARDS
+    let too_much = said.location.node.0.len() > limits::NAME_BYTES
+        || cards.len() > limits::CARDS
         || cards
             .iter()
             .any(|card| card.bytes.len() > limits::CARD_BYTES);

@@ -6,8 +6,12 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes of an application header (an MPI envelope, say) that a message can carry.
 pub const APP_HEADER_BYTES: usize = 64;
-/// Bytes of the body of a set-up frame (hello, challenge, proof, welcome, refusal).
+/// Bytes of the body of a hello or a challenge.
 pub const SETUP_BODY_BYTES: usize = 8192;
+/// Bytes of a proof.
+pub const PROOF_BYTES: usize = 32;
+/// Bytes of the body of a refusal.
+pub const REFUSAL_BYTES: usize = 16;
 /// Bytes of one card.
 pub const CARD_BYTES: usize = 512;
 /// Cards of one location.
@@ -16,8 +20,8 @@ pub const CARDS: usize = 8;
 pub const EAGER_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of rendezvous payload in one data frame.
 pub const DATA_FRAME_BYTES: usize = 256 * 1024;
-/// Accepted links that have proved nothing yet; further ones are closed at once.
-pub const UNPROVED_LINKS: usize = 64;
+/// Accepted links that have proved nothing yet; for each further one the oldest is closed.
+pub const UNPROVED_LINKS: usize = 256;
 /// How long a link may take to prove itself.
 pub const SETUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// First and longest pause between two attempts to dial a peer.

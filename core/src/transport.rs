@@ -3,7 +3,7 @@
 //! A transport moves *frames*: a fixed [`FrameHeader`], up to
 //! [`APP_HEADER_BYTES`](crate::limits::APP_HEADER_BYTES) of application header, and a body. Within
 //! one link frames arrive whole and in order; a link that can't keep that promise breaks. Nothing
-//! is promised across links: replay is the port's business.
+//! is promised across links: replay is the port's business. `[R1]`
 
 use std::time::Duration;
 

@@ -120,6 +120,11 @@ frame_kinds! {
 }
 
 impl FrameKind {
+    /// Whether frames of this kind set a link up; nothing else is taken before it has proved itself.
+    pub fn is_setup(self) -> bool {
+        (FrameKind::Hello as u8..=FrameKind::Refuse as u8).contains(&(self as u8))
+    }
+
     /// Whether frames of this kind have a sequence number of their own and are retained.
     pub fn is_item(self) -> bool {
         (FrameKind::Open as u8..=FrameKind::Finish as u8).contains(&(self as u8))
@@ -153,6 +158,9 @@ pub enum Violation {
     /// The peer did not prove the key.
     #[error("the peer did not prove that it knows the job's key")]
     Proof,
+    /// Who answers is the peer, but not at the address that was dialled: somebody passes it on.
+    #[error("the peer does not live where it was dialled")]
+    Elsewhere,
     /// The peer is a copy that a move has left behind.
     #[error("the peer has epoch {0}, which a move has ended")]
     StaleEpoch(u64),
@@ -184,7 +192,10 @@ impl FrameHeader {
         let body_max = match kind {
             FrameKind::Eager => limits::EAGER_BYTES_MAX,
             FrameKind::Data => limits::DATA_FRAME_BYTES,
-            _ => limits::SETUP_BODY_BYTES,
+            FrameKind::Hello | FrameKind::Challenge => limits::SETUP_BODY_BYTES,
+            FrameKind::Prove => limits::PROOF_BYTES,
+            FrameKind::Refuse => limits::REFUSAL_BYTES,
+            _ => 0,
         };
         if header.body_bytes() > body_max {
             return Err(Violation::Length(header.body_bytes() as u64));

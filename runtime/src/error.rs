@@ -119,6 +119,7 @@ impl From<PortError> for Error {
             PortError::TooManyStreams => Error::TooManyStreams,
             PortError::UnknownStream(_)
             | PortError::Rejected
+            | PortError::Unanswered
             | PortError::Finished
             | PortError::NotAnnounced(_) => Error::Finished,
         }

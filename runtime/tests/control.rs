@@ -15,6 +15,7 @@ use meander::{Epoch, Error, JobId, NodeName};
 /// environment.
 const INSIDE: &str = "MEANDER_TEST_INSIDE";
 
+/// Its verdict is heard at a socket of its own, without any agent. `[R30]`
 #[test]
 fn a_port_is_registered_moved_looked_up_and_signed_off() {
     if std::env::var_os(INSIDE).is_some() {

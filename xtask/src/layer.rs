@@ -30,6 +30,14 @@ impl Counts {
         skipped: 0,
     };
 
+    fn of(passed: bool) -> Counts {
+        if passed {
+            Counts::PASSED
+        } else {
+            Counts::FAILED
+        }
+    }
+
     /// Adds another layer's.
     pub fn add(&mut self, other: Counts) {
         self.passed += other.passed;
@@ -53,7 +61,7 @@ pub struct Outcome {
 pub enum Layer {
     /// `cargo fmt --check`.
     Format,
-    /// Clippy on all targets; a warning is an error.
+    /// Clippy on all targets, where a warning is an error; the protocol's rules and who cites them.
     Lint,
     /// Unit, property and documentation tests of every crate but the lab.
     Unit,
@@ -118,7 +126,11 @@ impl Layer {
     fn try_run(self, environment: &[(&str, &str)]) -> Result<Counts, Failure> {
         match self {
             Layer::Format => once(cargo().args(["fmt", "--all", "--check"])),
-            Layer::Lint => once(cargo().args(LINT)),
+            Layer::Lint => {
+                let mut counts = once(cargo().args(LINT))?;
+                counts.add(Counts::of(crate::rules::check()?));
+                Ok(counts)
+            }
             Layer::Unit => tests(cargo().args(UNIT)),
             Layer::Simulator => {
                 let mut counts = once(&mut simulator(&[]))?;
@@ -219,12 +231,7 @@ fn host_triple() -> Result<String, Failure> {
 
 /// A layer that is one check.
 fn once(command: &mut Command) -> Result<Counts, Failure> {
-    let ended = crate::process::run(command)?;
-    Ok(if ended.success() {
-        Counts::PASSED
-    } else {
-        Counts::FAILED
-    })
+    crate::process::run(command).map(|ended| Counts::of(ended.success()))
 }
 
 /// A layer of test programs: passes their output on and sums what they count.

@@ -5,6 +5,7 @@ mod build;
 mod debian;
 mod layer;
 mod process;
+mod rules;
 mod test;
 
 use std::path::Path;
@@ -32,6 +33,7 @@ Work on it:
   test LAYER...     only these layers: format lint unit simulator build scenarios demo
   sim --seeds N     the protocol through moves and failures on virtual time
   sim --seed X      one of these runs, with all that happens in it
+  rules             the rules of docs/protocol.md and the places that cite them agree
   mutants           plants faults in the protocol; the simulator must find each
   downtime          measures moves: phase by phase, and what a peer feels of them
   soak [MINUTES]    the scenarios again and again, an hour if nothing is said
@@ -81,6 +83,13 @@ fn run(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
         ["test", layers @ ..] => return test::run(layers),
         ["sim", rest @ ..] => return process::run(&mut layer::simulator(rest))?.exit_code(),
         ["mutants"] => return process::run(&mut layer::mutants())?.exit_code(),
+        ["rules"] => {
+            return Ok(if rules::check()? {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
         ["soak"] => return test::soak(SOAK_MINUTES_DEFAULT),
         ["soak", minutes] => {
             let minutes = minutes.parse().map_err(|_| {

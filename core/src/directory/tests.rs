@@ -76,6 +76,7 @@ fn found(directory: &mut Directory) -> Entry {
     }
 }
 
+/// `[R24]`
 #[test]
 fn a_commit_asked_twice_happens_once() {
     let mut directory = with_one();
@@ -112,6 +113,7 @@ fn a_move_is_still_known_after_the_next_one() {
     );
 }
 
+/// `[R18]`
 #[test]
 fn of_two_moves_from_one_epoch_one_wins() {
     let mut directory = with_one();
@@ -124,6 +126,7 @@ fn of_two_moves_from_one_epoch_one_wins() {
     assert_eq!(found(&mut directory).location.node.0, "b");
 }
 
+/// `[R25]`
 #[test]
 fn a_settled_move_can_not_be_committed_later() {
     let mut directory = with_one();
@@ -143,6 +146,7 @@ fn a_settled_move_can_not_be_committed_later() {
     );
 }
 
+/// `[R26]`
 #[test]
 fn the_source_can_not_remove_what_has_moved_on() {
     let mut directory = with_one();

@@ -433,7 +433,7 @@ impl Source {
         }
     }
 
-    /// Committed, but the copy is gone without having run: move the rank back to its original.
+    /// Committed, but the copy is gone without having run: move the rank back to its original. `[R29]`
     fn reclaim(&mut self, from: Epoch, why: Trouble) {
         self.state = State::Reclaiming { why, from };
         self.deadline = None;

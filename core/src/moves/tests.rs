@@ -390,6 +390,7 @@ fn fail_in(phase: Phase) -> World {
     world
 }
 
+/// `[R28]`
 #[test]
 fn a_fault_of_the_source_rolls_back_before_the_commit_and_only_warns_after_it() {
     for phase in [Phase::Check, Phase::Suspend, Phase::Freeze, Phase::Copy] {
@@ -445,6 +446,7 @@ fn a_lost_answer_to_the_commit_is_asked_for_again() {
     );
 }
 
+/// `[R29]`
 #[test]
 fn a_copy_killed_after_the_commit_brings_the_original_back() {
     let mut world = World::new();
@@ -539,6 +541,7 @@ fn a_move_that_another_overtook_leaves_the_original_held() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
+    /// `[R27]`
     #[test]
     fn never_two_live_copies_and_always_an_end(
         script in proptest::collection::vec(

@@ -135,6 +135,9 @@ pub enum PortError {
     /// The stream was refused by the peer.
     #[error("the peer refused the stream")]
     Rejected,
+    /// The peer opened the stream, and has not been answered.
+    #[error("the stream has been neither accepted nor refused")]
+    Unanswered,
     /// This direction has been finished.
     #[error("the stream's outgoing direction is finished")]
     Finished,

@@ -1,11 +1,13 @@
 //! Links come up, prove themselves, replace one another and break.
 
+use std::collections::BTreeSet;
+
 use super::peer::{Attempt, Up};
 use super::{Effect, Port};
 use crate::handshake::{self, Introduction, Refusal, Transcript};
 use crate::ids::{LinkId, PortId};
 use crate::limits;
-use crate::location::Contact;
+use crate::location::{Card, Contact};
 use crate::planted::{PlantedFault, is_planted};
 use crate::port::DeathCause;
 use crate::time::Time;
@@ -22,6 +24,15 @@ pub(super) struct Link {
     pub outbox: Option<Frame>,
     /// When it must have proved itself; `None` once it has.
     pub deadline: Option<Time>,
+    /// Where we dialled; nothing where they did.
+    pub cards: Vec<Card>,
+}
+
+impl Link {
+    /// They dialled, and have proved nothing.
+    fn is_strangers(&self) -> bool {
+        self.deadline.is_some() && self.peer.is_none()
+    }
 }
 
 #[derive(Debug)]
@@ -48,8 +59,10 @@ pub(super) enum State {
 impl Port {
     /// Answers [`Effect::Dial`]: the transport is connecting `link`.
     pub fn dialled(&mut self, now: Time, peer: PortId, link: LinkId) {
-        self.peer_mut(peer).dialling.attempt = Attempt::Link(link);
-        self.add_link(link, Some(peer), State::Connecting, now);
+        let dialling = &mut self.peer_mut(peer).dialling;
+        dialling.attempt = Attempt::Link(link);
+        let cards = std::mem::take(&mut dialling.cards);
+        self.add_link(link, Some(peer), State::Connecting, now, cards);
     }
 
     /// Answers [`Effect::Dial`]: there is no way to dial now.
@@ -73,18 +86,20 @@ impl Port {
         self.say(link, State::Greeted { hello }, frame);
     }
 
-    /// Somebody dialled us.
+    /// Somebody dialled us. Of too many that have proved nothing the oldest makes way: who knows
+    /// the key is quick to prove it, and a flood must not keep him out. `[R41]`
     pub fn accepted(&mut self, now: Time, link: LinkId) {
-        let unproved = self
-            .links
-            .values()
-            .filter(|it| it.deadline.is_some())
-            .count();
-        if !self.attached || unproved >= limits::UNPROVED_LINKS {
+        if !self.attached {
             self.effects.push_back(Effect::Close(link));
             return;
         }
-        self.add_link(link, None, State::Silent, now);
+        let strangers = self.links.iter().filter(|(_, it)| it.is_strangers());
+        if strangers.clone().count() >= limits::UNPROVED_LINKS {
+            let oldest = strangers.min_by_key(|(id, it)| (it.deadline, **id));
+            let oldest = *oldest.expect("there are many").0;
+            self.forget_link(oldest);
+        }
+        self.add_link(link, None, State::Silent, now, Vec::new());
     }
 
     /// The link is gone, or the driver wants it gone because of an error. Streams wait for the next.
@@ -115,7 +130,7 @@ impl Port {
     ) -> Result<(), Violation> {
         let out_of_place = Violation::Kind(kind as u8);
         let link = self.links.get_mut(&id).ok_or(out_of_place.clone())?;
-        let dialled = link.peer;
+        let (dialled, cards) = (link.peer, &link.cards);
         match (std::mem::replace(&mut link.state, State::Refused), kind) {
             (State::Silent, FrameKind::Hello) => {
                 let said = handshake::introduction(body)?;
@@ -129,6 +144,10 @@ impl Port {
                 let peer = answer.port;
                 if Some(peer) != dialled || answer.to != self.lasting.id {
                     return Err(Violation::Proof);
+                }
+                // Whoever has taken over an old address of the peer's could pass our proof on. `[R42]`
+                if !answer.location.cards.iter().any(|it| cards.contains(it)) {
+                    return Err(Violation::Elsewhere);
                 }
                 // A copy left behind by a move must not be talked to. `[R6]`
                 if answer.epoch < self.peer_mut(peer).contact.epoch {
@@ -182,9 +201,7 @@ impl Port {
     }
 
     fn refused(&mut self, now: Time, link: LinkId, peer: PortId, why: Refusal) {
-        self.links.remove(&link);
-        self.ready.retain(|id| *id != link);
-        self.effects.push_back(Effect::Close(link));
+        self.forget_link(link);
         self.peer_mut(peer).back_off(now);
         if why != Refusal::Crossing {
             self.effects.push_back(Effect::Ask(peer));
@@ -225,7 +242,7 @@ impl Port {
             id,
             to_resume,
             resumed: false,
-            named: Vec::new(),
+            named: BTreeSet::new(),
         });
         self.note_link(id);
     }
@@ -253,10 +270,14 @@ impl Port {
             .chain(attempt)
             .filter(|link| Some(*link) != except)
         {
-            self.links.remove(&link);
-            self.ready.retain(|other| *other != link);
-            self.effects.push_back(Effect::Close(link));
+            self.forget_link(link);
         }
+    }
+
+    fn forget_link(&mut self, link: LinkId) {
+        self.links.remove(&link);
+        self.ready.retain(|other| *other != link);
+        self.effects.push_back(Effect::Close(link));
     }
 
     /// Begins to dial if a link is wanted, there is none, and it is time; else notes the deadline.
@@ -287,6 +308,7 @@ impl Port {
             peer.back_off(now);
         } else if due {
             peer.dialling.attempt = Attempt::Asked;
+            peer.dialling.cards = cards.clone();
             self.effects.push_back(Effect::Dial { peer: id, cards });
             return;
         }
@@ -326,7 +348,14 @@ impl Port {
         }
     }
 
-    fn add_link(&mut self, id: LinkId, peer: Option<PortId>, state: State, now: Time) {
+    fn add_link(
+        &mut self,
+        id: LinkId,
+        peer: Option<PortId>,
+        state: State,
+        now: Time,
+        cards: Vec<Card>,
+    ) {
         let deadline = Some(now + limits::SETUP_TIMEOUT);
         self.links.insert(
             id,
@@ -335,6 +364,7 @@ impl Port {
                 state,
                 outbox: None,
                 deadline,
+                cards,
             },
         );
     }

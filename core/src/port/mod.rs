@@ -341,6 +341,9 @@ impl Port {
     pub fn open_fixed(&mut self, peer: PortId, number: u32) -> Result<StreamId, PortError> {
         let id = StreamId::fixed(number);
         let streams = &mut self.living_peer(peer)?.streams;
+        if streams.len() >= limits::STREAMS_PER_PEER && !streams.contains_key(&id) {
+            return Err(PortError::TooManyStreams);
+        }
         streams
             .entry(id)
             .or_insert_with(|| Stream::new(StreamKind::Messages, Opening::Open));
@@ -416,6 +419,9 @@ impl Port {
         max_len: u64,
     ) -> Result<u64, PortError> {
         let stream = self.stream_mut(at)?;
+        if stream.opening == Opening::Offered {
+            return Err(PortError::Unanswered);
+        }
         let coming = stream
             .incoming
             .pull(seq, buffer, max_len)
@@ -430,6 +436,9 @@ impl Port {
     /// Answers an envelope without wanting its payload.
     pub fn decline(&mut self, now: Time, at: StreamAt, seq: Seq) -> Result<(), PortError> {
         let stream = self.stream_mut(at)?;
+        if stream.opening == Opening::Offered {
+            return Err(PortError::Unanswered);
+        }
         if !stream.incoming.decline(seq) {
             return Err(PortError::NotAnnounced(seq));
         }
@@ -523,6 +532,9 @@ impl Port {
         let stream = self.stream_mut(at)?;
         if matches!(stream.opening, Opening::Rejected | Opening::Refused) {
             return Err(PortError::Rejected);
+        }
+        if stream.opening == Opening::Offered {
+            return Err(PortError::Unanswered);
         }
         if stream.outgoing.is_finished() {
             return Err(PortError::Finished);

@@ -1,6 +1,6 @@
 //! What a port knows of one other port: where it is, the streams they share, the link between them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::effect::DeathCause;
 use crate::ids::{LinkId, StreamId};
 use crate::limits;
-use crate::location::Contact;
+use crate::location::{Card, Contact};
 use crate::stream::Stream;
 use crate::time::Time;
 
@@ -53,7 +53,7 @@ pub(crate) struct Up {
     /// Whether the peer has said `Resumed`: only then may items go out.
     pub resumed: bool,
     /// Streams that the peer has named in resume frames.
-    pub named: Vec<StreamId>,
+    pub named: BTreeSet<StreamId>,
 }
 
 /// How the next link comes about.
@@ -61,6 +61,8 @@ pub(crate) struct Up {
 pub(crate) struct Dialling {
     /// The attempt under way.
     pub attempt: Attempt,
+    /// The cards that it was begun with.
+    pub cards: Vec<Card>,
     /// When the next may begin.
     pub not_before: Time,
     pub pause: Duration,

@@ -14,13 +14,18 @@ use crate::wire::{AppHeader, FrameHeader, FrameKind, Violation, flags};
 impl Port {
     /// The header of a frame has come: where does its body belong?
     pub fn frame_begin(&self, link: LinkId, header: &FrameHeader) -> Result<Place, Violation> {
-        if header.frame_kind()? != FrameKind::Data {
-            return Ok(Place::Whole);
-        }
+        let kind = header.frame_kind()?;
         let up = self
             .links
             .get(&link)
             .filter(|it| matches!(it.state, State::Up));
+        // What a stranger says is not even stored, however long he claims that it is. `[R41]`
+        if up.is_none() && !kind.is_setup() {
+            return Err(Violation::Kind(header.kind));
+        }
+        if kind != FrameKind::Data {
+            return Ok(Place::Whole);
+        }
         let peer = up
             .and_then(|it| it.peer)
             .and_then(|id| self.lasting.peers.get(&id));
@@ -79,14 +84,11 @@ impl Port {
     /// The peer says what it expects next of one stream. `[R15]`
     fn resume(&mut self, at: StreamAt, header: &FrameHeader) -> Result<Arrival, Violation> {
         let peer = self.peer_mut(at.peer);
-        let up = peer
-            .link
-            .as_mut()
-            .filter(|up| !up.resumed && !up.named.contains(&at.stream));
-        let Some(up) = up else {
-            return Err(Violation::Kind(header.kind));
-        };
-        up.named.push(at.stream);
+        let up = peer.link.as_mut().filter(|up| !up.resumed);
+        let up = up.ok_or(Violation::Kind(header.kind))?;
+        if up.named.len() >= limits::STREAMS_PER_PEER || !up.named.insert(at.stream) {
+            return Err(Violation::Stream(at.stream.0));
+        }
         // One that we have forgotten is complete; of one that we don't know yet, items will come.
         let Some(stream) = peer.streams.get_mut(&at.stream) else {
             return Ok(Arrival::Nothing);
@@ -116,12 +118,13 @@ impl Port {
         up.resumed = true;
         let named = std::mem::take(&mut up.named);
         let mut free = Vec::new();
+        let mut resumed = Ok(());
         for (stream_id, stream) in &mut peer.streams {
             if named.contains(stream_id) {
                 continue;
             }
             if stream.incoming.next() == Seq(0) {
-                stream.outgoing.resume(Seq(0), 0, &mut free)?;
+                resumed = resumed.and(stream.outgoing.resume(Seq(0), 0, &mut free));
             } else {
                 stream.outgoing.complete(&mut free);
             }
@@ -129,6 +132,7 @@ impl Port {
         peer.streams.retain(|_, stream| !stream.is_complete());
         peer.ready = peer.streams.keys().copied().collect();
         self.release(free);
+        resumed?;
         self.effects.push_back(Effect::Connected(id));
         self.note_ready(id);
         Ok(Arrival::Nothing)
@@ -253,6 +257,12 @@ impl Port {
                 }
             }
             FrameKind::Accept | FrameKind::Reject if stream.opening != Opening::Asked => {
+                return Err(Violation::Kind(header.kind));
+            }
+            // The answer comes first. `[R10]`
+            FrameKind::Eager | FrameKind::Envelope | FrameKind::Done | FrameKind::Finish
+                if stream.opening == Opening::Asked =>
+            {
                 return Err(Violation::Kind(header.kind));
             }
             FrameKind::Accept => {

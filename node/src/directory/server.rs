@@ -59,6 +59,7 @@ fn converse(shared: &Mutex<(Directory, Store)>, mut peer: Secure) {
     }
 }
 
+/// Answers when the change is on the disk. `[R23]`
 fn answer(shared: &Mutex<(Directory, Store)>, request: Request) -> Reply {
     let mut shared = shared.lock().expect("nothing panics while answering");
     let (directory, store) = &mut *shared;

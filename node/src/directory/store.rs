@@ -87,6 +87,7 @@ mod tests {
 
     use super::*;
 
+    /// `[R23]`
     #[test]
     fn what_was_answered_is_there_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();

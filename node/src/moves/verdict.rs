@@ -23,7 +23,7 @@ const PERIOD: Duration = Duration::from_millis(200);
 /// How long a connection may take over the verdict.
 const TALK: Duration = Duration::from_secs(5);
 
-/// The socket where a rank hears its verdict. Bind it before the rank runs.
+/// The socket where a rank hears its verdict. Bind it before the rank runs. `[R30]`
 pub struct Verdict {
     path: PathBuf,
     listener: UnixListener,
