@@ -8,6 +8,7 @@
 mod fork;
 mod line;
 mod measure;
+mod migration;
 mod peer;
 mod report;
 
@@ -19,7 +20,7 @@ use crate::measure::Measure;
 #[derive(Parser)]
 #[command(
     version,
-    about = "Latency and bandwidth of Meander streams beside a plain socket"
+    about = "Latency and bandwidth of Meander streams beside a plain socket, and what a move costs them"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -32,9 +33,15 @@ enum Command {
     Latency(Options),
     /// Messages one after the other in one direction, in megabytes (10^6) a second.
     Bandwidth(Options),
+    /// Latency before and after the other end of a stream moves to another process, and the gap
+    /// meanwhile.
+    Migration(MigrationOptions),
     /// The other process of a measurement; it is started by the first.
     #[command(hide = true)]
     Peer,
+    /// The process that the other one's port moves to.
+    #[command(hide = true)]
+    Successor,
 }
 
 #[derive(Args)]
@@ -56,6 +63,22 @@ struct Options {
     json: bool,
 }
 
+#[derive(Args)]
+struct MigrationOptions {
+    /// Size of the messages in bytes.
+    #[arg(long, default_value_t = 8)]
+    size: usize,
+    /// Rounds, a move each.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Messages before a move, and after it.
+    #[arg(long)]
+    messages: Option<usize>,
+    /// Print JSON, not a table.
+    #[arg(long)]
+    json: bool,
+}
+
 const LATENCY_SIZES: [usize; 6] = [1, 8, 64, 1024, 16_384, 65_536];
 const BANDWIDTH_SIZES: [usize; 6] = [64, 1024, 16_384, 65_536, 1 << 20, 16 << 20];
 
@@ -64,7 +87,9 @@ fn main() -> anyhow::Result<()> {
     let (measure, options, sizes) = match Cli::parse().command {
         Command::Latency(options) => (Measure::Latency, options, LATENCY_SIZES),
         Command::Bandwidth(options) => (Measure::Bandwidth, options, BANDWIDTH_SIZES),
+        Command::Migration(options) => return migrate(&options),
         Command::Peer => return peer::serve(),
+        Command::Successor => return peer::succeed(),
     };
     let sizes = if options.sizes.is_empty() {
         sizes.to_vec()
@@ -93,4 +118,14 @@ fn main() -> anyhow::Result<()> {
         println!("{}", report::json(measure, &results)?);
     }
     session.end()
+}
+
+fn migrate(options: &MigrationOptions) -> anyhow::Result<()> {
+    let results = migration::measure(options.size, options.rounds.max(1), options.messages)?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&results)?);
+    } else {
+        report::print_migration(&results);
+    }
+    Ok(())
 }

@@ -1,7 +1,7 @@
 //! Rounds, in which the contenders take turns.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use meander::{Config, Key, Port};
 use serde::{Deserialize, Serialize};
 
 use crate::line::{Contender, Line, RawSocket, StreamPosted};
-use crate::peer::{Invitation, Lines, Order, SERVICE};
+use crate::peer::{Invitation, Lines, Order, Round, SERVICE};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,9 +47,10 @@ pub struct ContenderResult {
 
 /// The two processes and the lines between them.
 pub struct Session {
-    lines: Lines,
-    orders: ChildStdin,
-    peer: Child,
+    pub(crate) lines: Lines,
+    pub(crate) orders: ChildStdin,
+    pub(crate) peer: Child,
+    listener: TcpListener,
 }
 
 /// A round's messages where nothing else is said: so many, or so many bytes.
@@ -70,9 +71,7 @@ impl Session {
         port.listen(SERVICE);
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let socket = listener.local_addr()?;
-        let mut command = Command::new(std::env::current_exe()?);
-        let mut peer = command.arg("peer").stdin(Stdio::piped()).spawn()?;
-        let mut orders = peer.stdin.take().context("the peer has no input")?;
+        let (peer, mut orders) = other_process("peer")?;
         say(
             &mut orders,
             &Invitation {
@@ -92,7 +91,19 @@ impl Session {
             },
             orders,
             peer,
+            listener,
         })
+    }
+
+    /// Where the raw socket's other end connects.
+    pub fn socket(&self) -> Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    /// Takes the raw socket of another process that has connected to [`Session::socket`].
+    pub fn accept_socket(&mut self) -> Result<()> {
+        self.lines.raw_socket = RawSocket::new(self.listener.accept()?.0)?;
+        Ok(())
     }
 
     /// Measures contenders at one size; the first is what the others are compared with.
@@ -113,13 +124,12 @@ impl Session {
         let mut values: Vec<_> = values.collect();
         for _ in 0..rounds {
             for (contender, values, tails) in &mut values {
-                let order = Order {
+                let (value, tail) = self.round(&Round {
                     measure,
                     contender: *contender,
                     size,
                     messages,
-                };
-                let (value, tail) = self.round(&order)?;
+                })?;
                 values.push(value);
                 tails.extend(tail);
             }
@@ -143,15 +153,16 @@ impl Session {
         })
     }
 
-    fn round(&mut self, order: &Order) -> Result<(f64, Option<f64>)> {
-        say(&mut self.orders, order)?;
-        let line = self.lines.of(order.contender);
-        let message = Arc::new(vec![0; order.size]);
+    /// One contender's round: its value, and its 99th percentile.
+    pub fn round(&mut self, round: &Round) -> Result<(f64, Option<f64>)> {
+        say(&mut self.orders, &Order::Round(*round))?;
+        let line = self.lines.of(round.contender);
+        let message = Arc::new(vec![0; round.size]);
         // The peer is there.
         line.receive(1)?;
-        match order.measure {
-            Measure::Latency => latency(line, &message, order.messages),
-            Measure::Bandwidth => Ok((bandwidth(line, &message, order.messages)?, None)),
+        match round.measure {
+            Measure::Latency => latency(line, &message, round.messages),
+            Measure::Bandwidth => Ok((bandwidth(line, &message, round.messages)?, None)),
         }
     }
 
@@ -200,7 +211,20 @@ fn usual_messages(measure: Measure, size: usize) -> usize {
     (bytes / size.max(1)).clamp(8, most)
 }
 
-fn median(values: &[f64]) -> f64 {
+/// Starts this program as another process of a measurement; gives its input too.
+pub fn other_process(part: &str) -> Result<(Child, ChildStdin)> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .arg(part)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut process = command.spawn()?;
+    let input = process.stdin.take().context("the process has no input")?;
+    Ok((process, input))
+}
+
+/// The middle of the values, or of the two in the middle.
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
@@ -211,7 +235,8 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
-fn say(to: &mut ChildStdin, what: &impl Serialize) -> Result<()> {
+/// Writes a line that the other process understands.
+pub fn say(to: &mut ChildStdin, what: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(what)?;
     line.push(b'\n');
     to.write_all(&line)?;

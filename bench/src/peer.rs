@@ -1,6 +1,7 @@
-//! The other process of a measurement: sends back, or receives and says when it has all.
+//! The other process of a measurement: sends back, or receives and says when it has all; and hands
+//! its port on to a successor.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, StdinLock};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
@@ -20,9 +21,29 @@ pub struct Invitation {
     pub socket: SocketAddr,
 }
 
-/// One round, a line of its input each.
+/// What a successor needs: its input's first line.
 #[derive(Serialize, Deserialize)]
-pub struct Order {
+pub struct Succession {
+    /// The suspended port.
+    pub port: Vec<u8>,
+    pub socket: SocketAddr,
+    /// How many messages it sends back on the port's stream before it looks for orders.
+    pub size: usize,
+    pub messages: usize,
+}
+
+/// A line of its input.
+#[derive(Serialize, Deserialize)]
+pub enum Order {
+    /// A round of a measurement.
+    Round(Round),
+    /// Send back so many messages of the stream, then suspend the port, print it as a line, and end.
+    HandOver { size: usize, messages: usize },
+}
+
+/// One round.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Round {
     pub measure: Measure,
     pub contender: Contender,
     pub size: usize,
@@ -49,44 +70,93 @@ impl Lines {
     }
 }
 
-/// Carries out orders until there are no more.
+/// Connects, and carries out orders until there are no more.
 pub fn serve() -> Result<()> {
-    // A round that nobody measures any more would never end.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    die_with_parent()?;
     let mut input = io::stdin().lock();
-    let mut line = String::new();
-    input.read_line(&mut line)?;
-    let invitation: Invitation = serde_json::from_str(&line).context("the first line")?;
+    let invitation: Invitation = next(&mut input)?.context("no invitation")?;
     let port = Port::open(Config::from_env(invitation.key)?)?;
     let stream = port.connect(&invitation.contact, SERVICE)?;
-    // Tells the other side which port this is, and makes the link.
-    let mut lines = Lines {
+    let lines = Lines {
         raw_socket: RawSocket::new(TcpStream::connect(invitation.socket)?)?,
         stream_posted: StreamPosted::new(port.clone(), invitation.contact.port),
         stream,
     };
-    loop {
-        let mut line = String::new();
-        if input.by_ref().read_line(&mut line)? == 0 {
-            return Ok(());
+    obey(port, lines, input)
+}
+
+/// Attaches a port that another process has handed over, and goes on in its place.
+pub fn succeed() -> Result<()> {
+    die_with_parent()?;
+    let mut input = io::stdin().lock();
+    let Succession {
+        port,
+        socket,
+        size,
+        messages,
+    } = next(&mut input)?.context("no port")?;
+    let unused = Key([0; 32]); // The port brings its own.
+    let (port, mut streams) = Port::attach(Config::from_env(unused)?, &port)?;
+    let mut stream = streams.pop().context("the port had no stream")?;
+    echo(&mut stream, size, messages)?;
+    let lines = Lines {
+        raw_socket: RawSocket::new(TcpStream::connect(socket)?)?,
+        stream_posted: StreamPosted::new(port.clone(), stream.peer()),
+        stream,
+    };
+    obey(port, lines, input)
+}
+
+fn obey(port: Port, mut lines: Lines, mut input: StdinLock<'_>) -> Result<()> {
+    while let Some(order) = next(&mut input)? {
+        match order {
+            Order::Round(round) => carry_out(&mut lines, &round)?,
+            Order::HandOver { size, messages } => {
+                echo(&mut lines.stream, size, messages)?;
+                // A stream that is dropped before is finished, and does not move.
+                serde_json::to_writer(io::stdout(), &port.suspend()?)?;
+                println!();
+                return Ok(());
+            }
         }
-        obey(&mut lines, &serde_json::from_str(&line)?)?;
+    }
+    Ok(())
+}
+
+fn carry_out(lines: &mut Lines, round: &Round) -> Result<()> {
+    let line = lines.of(round.contender);
+    let receipt = Arc::new(vec![1; 1]);
+    line.send(&receipt)?;
+    match round.measure {
+        Measure::Latency => echo(line, round.size, round.messages),
+        Measure::Bandwidth => {
+            for _ in 0..round.messages {
+                line.receive(round.size)?;
+            }
+            line.send(&receipt)
+        }
     }
 }
 
-fn obey(lines: &mut Lines, order: &Order) -> Result<()> {
-    let line = lines.of(order.contender);
-    let message = Arc::new(vec![1; order.size]);
-    let receipt = Arc::new(vec![1; 1]);
-    line.send(&receipt)?;
-    for _ in 0..order.messages {
-        line.receive(order.size)?;
-        if order.measure == Measure::Latency {
-            line.send(&message)?;
-        }
-    }
-    if order.measure == Measure::Bandwidth {
-        line.send(&receipt)?;
+fn echo(line: &mut dyn Line, size: usize, messages: usize) -> Result<()> {
+    let message = Arc::new(vec![1; size]);
+    for _ in 0..messages {
+        line.receive(size)?;
+        line.send(&message)?;
     }
     Ok(())
+}
+
+/// The next line of the input, unless it has ended.
+fn next<T: for<'a> Deserialize<'a>>(input: &mut StdinLock<'_>) -> Result<Option<T>> {
+    let mut line = String::new();
+    Ok(match input.read_line(&mut line)? {
+        0 => None,
+        _ => Some(serde_json::from_str(&line)?),
+    })
+}
+
+/// A round that nobody measures any more would never end.
+fn die_with_parent() -> Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::measure::{Measure, Row};
+use crate::migration::Results;
 
 /// One line of the table, after its head where it is the first.
 pub fn print_row(measure: Measure, row: &Row, first: bool) {
@@ -39,6 +40,29 @@ fn head(measure: Measure, row: &Row) -> String {
         format!(" {name:>12}{tail} {:>6}", "x raw")
     });
     format!("{unit}\n{:>10}{}", "bytes", columns.collect::<String>())
+}
+
+/// Before, after, and the gap between.
+pub fn print_migration(results: &Results) {
+    println!("half round trip of {} bytes, microseconds", results.size);
+    println!(
+        "{:>12} {:>10} {:>10} {:>12}",
+        "", "before", "after", "after/before"
+    );
+    let (before, after) = (&results.before, &results.after);
+    for (name, before, after) in [
+        ("raw-socket", before.raw_socket, after.raw_socket),
+        ("stream", before.stream, after.stream),
+    ] {
+        println!(
+            "{name:>12} {before:>10.2} {after:>10.2} {:>12.2}",
+            after / before
+        );
+    }
+    println!(
+        "longest round trip while the port moved: {:.2} ms",
+        results.gap_ms
+    );
 }
 
 /// Everything, every round too.
