@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_void};
 use std::io::Write;
 use std::process;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -48,6 +48,9 @@ static JOB: OnceLock<Job> = OnceLock::new();
 static FINALIZED: AtomicBool = AtomicBool::new(false);
 /// This process is ending already.
 static ENDING: AtomicBool = AtomicBool::new(false);
+/// The status of an exit that skips handlers, for the thread that listens.
+static SKIPPED: AtomicI32 = AtomicI32::new(NOT_SKIPPED);
+const NOT_SKIPPED: c_int = c_int::MIN;
 
 /// From now on an exit of this process ends the job, and the end of the job this process.
 pub fn arm(port: &Port, rank: u32, contacts: &[Contact]) -> Result<(), Error> {
@@ -113,14 +116,39 @@ extern "C" fn exiting(status: c_int, _: *mut c_void) {
     if ENDING.swap(true, Ordering::SeqCst) {
         return;
     }
-    say(&format!(
-        "exited with code {} without calling MPI_Finalize",
-        status & 0xff
-    ));
+    say_left(status);
     tell(job, failing(status));
     if failing(status) != status & 0xff {
         exit_with_other_status(failing(status));
     }
+}
+
+/// `_exit`. A signal handler may call it, so this only leaves word for the thread that listens, and
+/// gives that time to tell the others and end the process; if it can't, the caller does.
+pub fn skipping_handlers(status: c_int) {
+    if armed().is_none() || ENDING.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    SKIPPED.store(status, Ordering::SeqCst);
+    thread::sleep(PATIENCE + LISTEN_EVERY);
+}
+
+/// Carries out what [`skipping_handlers`] asks for.
+fn end_if_skipped(job: &'static Job) {
+    let status = SKIPPED.load(Ordering::SeqCst);
+    if status == NOT_SKIPPED {
+        return;
+    }
+    say_left(status);
+    tell(job, failing(status));
+    exit_now(failing(status));
+}
+
+fn say_left(status: c_int) {
+    say(&format!(
+        "exited with code {} without calling MPI_Finalize",
+        status & 0xff
+    ));
 }
 
 /// The job, unless it is over or this is a fork of the rank.
@@ -193,6 +221,7 @@ fn listen(port: &Port) {
             Ok(stream) => stream,
             Err(meander::Error::Forked | meander::Error::Suspended) => return,
             Err(_) => {
+                armed().into_iter().for_each(end_if_skipped);
                 end_without_launcher(port);
                 // A thread that waits in the port would be woken by every message.
                 thread::sleep(LISTEN_EVERY);

@@ -125,6 +125,9 @@ fn an_exit_without_finalize_ends_every_rank() {
         ("exit", "0", "1", 1),
         ("exit", "3", "4", 3),
         ("exit", "256", "0", 1),
+        ("_exit", "0", "3", 1),
+        ("_exit", "5", "1", 5),
+        ("handler", "0", "2", 1),
         ("return", "0", "2", 1),
         ("return", "9", "3", 9),
     ] {

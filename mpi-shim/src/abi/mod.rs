@@ -4,11 +4,14 @@
 //! neither is local and stays with the native library. A line gives a function's C prototype in
 //! the types of `mpi-sys` and [`crate::memory`], and what to do. From it come two definitions,
 //! `MPI_..` and `PMPI_..`, that send calls from inside the native library straight on to it.
+//!
+//! [`exit`] holds the only ones that are not MPI's.
 
 #![allow(non_snake_case, clippy::too_many_arguments)]
 
 mod absent;
 pub mod call;
+mod exit;
 mod provided;
 
 use std::ffi::{CStr, c_int};

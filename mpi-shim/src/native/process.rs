@@ -18,10 +18,13 @@ pub fn at_exit(function: extern "C" fn(status: c_int, argument: *mut c_void)) {
     unsafe { on_exit(function, ptr::null_mut()) };
 }
 
-/// Ends the process at once, from any thread, whatever others do.
+/// Ends the process at once, from any thread, whatever others do. By the system call: `_exit` is
+/// ours (see [`crate::abi`]).
 pub fn exit_now(status: c_int) -> ! {
-    // SAFETY: ends the process; nothing runs afterwards.
-    unsafe { libc::_exit(status) }
+    loop {
+        // SAFETY: ends the process; nothing runs afterwards.
+        unsafe { libc::syscall(libc::SYS_exit_group, status) };
+    }
 }
 
 /// Writes out what the program has printed.
