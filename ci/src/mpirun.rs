@@ -57,7 +57,7 @@ impl<'lab> Mpirun<'lab> {
         self
     }
 
-    /// Gives rank 0 a standard input: [`Running::stdin`].
+    /// Gives rank 0 a standard input.
     pub fn with_stdin(mut self) -> Self {
         self.stdin = true;
         self

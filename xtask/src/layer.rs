@@ -128,6 +128,11 @@ impl Layer {
             Layer::Format => once(cargo().args(["fmt", "--all", "--check"])),
             Layer::Lint => {
                 let mut counts = once(cargo().args(LINT))?;
+                counts.add(once(
+                    cargo()
+                        .args(DOCUMENTS)
+                        .env("RUSTDOCFLAGS", "--deny warnings"),
+                )?);
                 counts.add(Counts::of(crate::rules::check()?));
                 Ok(counts)
             }
@@ -165,6 +170,7 @@ const LINT: &[&str] = &[
     "--deny",
     "warnings",
 ];
+const DOCUMENTS: &[&str] = &["doc", "--workspace", "--no-deps", "--quiet"];
 const UNIT: &[&str] = &[
     "test",
     "--workspace",

@@ -1,7 +1,7 @@
 //! What stays at the original pid so that the launcher still has its child.
 //!
 //! It is the launcher's end of the rank's standard streams, signals and exit code. A child of its
-//! own, the [`relay`], has the port: so the launcher may stop or kill the shadow, with its whole
+//! own, the `relay`, has the port: so the launcher may stop or kill the shadow, with its whole
 //! process group, and the guardian still learns of it.
 
 pub(crate) mod relay;

@@ -6,7 +6,7 @@
 //! meander_sim::conformance!(Loopback);
 //! ```
 //!
-//! Each test is a function over a [`Fabric`]; [`conformance!`](crate::conformance) makes a `#[test]`
+//! Each test is a function over a [`Fabric`]; [`conformance!`](macro@crate::conformance) makes a `#[test]`
 //! of every one.
 
 mod end;
