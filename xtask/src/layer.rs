@@ -136,7 +136,11 @@ impl Layer {
                 counts.add(Counts::of(crate::rules::check()?));
                 Ok(counts)
             }
-            Layer::Unit => tests(cargo().args(UNIT)),
+            Layer::Unit => {
+                let mut counts = tests(cargo().args(UNIT))?;
+                counts.add(tests(cargo_as_root()?.args(UNIT_AS_ROOT))?);
+                Ok(counts)
+            }
             Layer::Simulator => {
                 let mut counts = once(&mut simulator(&[]))?;
                 counts.add(once(&mut mutants())?);
@@ -147,7 +151,7 @@ impl Layer {
                 build::release().map(|()| Counts::PASSED)
             }
             Layer::Scenarios => tests(
-                scenarios()?
+                cargo_as_root()?
                     .args(SCENARIOS)
                     .envs(environment.iter().copied()),
             ),
@@ -176,6 +180,16 @@ const UNIT: &[&str] = &[
     "--workspace",
     "--exclude",
     "meander-lab",
+    "--exclude",
+    "meander-node",
+    "--no-fail-fast",
+    "--quiet",
+];
+/// These move processes.
+const UNIT_AS_ROOT: &[&str] = &[
+    "test",
+    "--package",
+    "meander-node",
     "--no-fail-fast",
     "--quiet",
 ];
@@ -211,8 +225,8 @@ pub fn mutants() -> Command {
     run
 }
 
-/// Cargo, set to run test programs as root: a lab is made of namespaces.
-fn scenarios() -> Result<Command, Failure> {
+/// Cargo, set to run test programs as root: they move processes, or make a lab of namespaces.
+fn cargo_as_root() -> Result<Command, Failure> {
     let mut cargo = cargo();
     let prefix = root_prefix()?;
     if !prefix.is_empty() {

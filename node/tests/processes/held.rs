@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::launcher::{Output, Walker, images, possible, wait};
+use super::launcher::{Output, Walker, can_move, images, wait};
 use meander_node::checkpoint::{self, Ended, Error, Hold, Manifest, Obstacle, RunningCopy};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -35,9 +35,7 @@ fn hold_and_dump(pid: Pid) -> (Hold, tempfile::TempDir, Manifest) {
 
 #[test]
 fn a_copy_goes_on_where_the_original_stood() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let walker = Walker::start(STEPS, 3);
     let (hold, images, manifest) = hold_and_dump(walker.pid());
     walker.stands_still();
@@ -69,9 +67,7 @@ fn a_copy_goes_on_where_the_original_stood() {
 
 #[test]
 fn rolled_back_the_original_goes_on_and_the_copy_never_ran() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let mut walker = Walker::start(STEPS, 0);
     for _ in 0..2 {
         let (hold, images, manifest) = hold_and_dump(walker.pid());
@@ -92,9 +88,7 @@ fn rolled_back_the_original_goes_on_and_the_copy_never_ran() {
 
 #[test]
 fn a_copy_is_moved_again_out_of_its_namespace() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let walker = Walker::start(STEPS, -15);
     let (hold, images, manifest) = hold_and_dump(walker.pid());
     let first = checkpoint::restore(images.path(), &manifest).unwrap();
@@ -116,9 +110,7 @@ fn a_copy_is_moved_again_out_of_its_namespace() {
 
 #[test]
 fn a_file_that_someone_else_has_grown_is_no_obstacle() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let walker = Walker::start(STEPS, 0);
     let (hold, images, manifest) = hold_and_dump(walker.pid());
     let data = fs::OpenOptions::new()
@@ -136,9 +128,7 @@ fn a_file_that_someone_else_has_grown_is_no_obstacle() {
 
 #[test]
 fn sigcont_wakes_neither() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let walker = Walker::start(STEPS, 0);
     let original = walker.pid();
     let stop = Arc::new(AtomicBool::new(false));
@@ -169,9 +159,7 @@ fn sigcont_wakes_neither() {
 
 #[test]
 fn a_hold_is_found_again() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let walker = Walker::start(100_000, 0);
     assert!(Hold::find(walker.pid()).unwrap().is_none());
     let _lost = Hold::freeze(walker.pid()).unwrap();
@@ -187,9 +175,7 @@ fn a_hold_is_found_again() {
 
 #[test]
 fn what_cannot_move_is_named() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let walker = Walker::start(100_000, 0);
     let inventory = checkpoint::inspect(walker.pid()).unwrap();
     assert_eq!(inventory.obstacles, []);
@@ -223,9 +209,7 @@ fn what_cannot_move_is_named() {
 
 #[test]
 fn a_failed_restore_says_why_and_leaves_nothing() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let walker = Walker::start(STEPS, 0);
     let (hold, images, manifest) = hold_and_dump(walker.pid());
     fs::remove_file(images.path().join("pagemap-1.img")).unwrap_or_default();

@@ -18,18 +18,18 @@ use tempfile::TempDir;
 /// How long anything may take here.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Whether processes can be moved here; says why not.
-pub fn possible() -> bool {
+/// Fails where processes can't be moved, and says what to do.
+pub fn can_move() {
     meander_node::hidden::use_program(env!("CARGO_BIN_EXE_meander").into());
-    let why = if !nix::unistd::geteuid().is_root() {
-        "only root can move processes"
-    } else if meander_node::checkpoint::criu_program().is_err() {
-        "there is no CRIU (ci/criu-tree.sh makes one)"
-    } else {
-        return true;
-    };
-    eprintln!("skipped: {why}");
-    false
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "only root can move processes; `cargo xtask test unit` runs this test by sudo"
+    );
+    let criu = meander_node::checkpoint::criu_program();
+    assert!(
+        criu.is_ok(),
+        "there is no CRIU; `cargo xtask setup` makes one"
+    );
 }
 
 /// A running walker (see `walker.c`), and what it has said.

@@ -1,6 +1,6 @@
 //! Processes are held, dumped, restored and moved: a plain program, no MPI, no agents.
 //!
-//! As root, with a CRIU (`ci/criu-tree.sh`); elsewhere these tests say that they are skipped.
+//! They want root, and a CRIU (`cargo xtask setup` makes one).
 
 mod guarded;
 mod held;

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 
-use super::launcher::{compiled, images, possible};
+use super::launcher::{can_move, compiled, images};
 
 /// A process that holds one thing (see `holder.c`).
 struct Holder(Child);
@@ -59,9 +59,7 @@ fn text(obstacles: &[Obstacle]) -> String {
 
 #[test]
 fn what_cannot_move_is_named_before_anything_is_stopped() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let memory = tempfile::tempdir_in("/dev/shm").unwrap();
     let disk = tempfile::tempdir_in("/var/tmp").unwrap();
     let gpu = Path::new("/dev/nvidia-of-a-test");
@@ -105,9 +103,7 @@ fn what_cannot_move_is_named_before_anything_is_stopped() {
 
 #[test]
 fn a_session_that_began_outside_the_pid_namespace_is_named() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let mut outer = Command::new("unshare")
         .args(["--pid", "--fork", "--kill-child"])
         .arg("sh")
@@ -132,9 +128,7 @@ fn a_session_that_began_outside_the_pid_namespace_is_named() {
 
 #[test]
 fn what_a_port_gives_up_is_named_at_the_dump() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let memory = tempfile::tempdir_in("/dev/shm").unwrap();
     let segment = memory.path().join("segment");
     for (what, wanted) in [
@@ -159,9 +153,7 @@ fn what_a_port_gives_up_is_named_at_the_dump() {
 
 #[test]
 fn what_the_destination_lacks_is_named() {
-    if !possible() {
-        return;
-    }
+    can_move();
     let disk = tempfile::tempdir_in("/var/tmp").unwrap();
     let path = disk.path().join("output");
     let holder = Holder::of("file", &path);

@@ -1,6 +1,6 @@
 //! What every transport must do: one suite, run by each transport's own tests.
 //!
-//! ```ignore
+//! ```text
 //! struct Loopback;
 //! impl Fabric for Loopback { /* how to open one */ }
 //! meander_sim::conformance!(Loopback);
