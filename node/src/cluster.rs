@@ -1,7 +1,8 @@
 //! The cluster file: which nodes there are, where their agents listen, who holds the directory.
 //!
 //! ```toml
-//! directory = "a"
+//! directory = "a"                         # or "etcd://10.77.0.1:2379,10.77.0.2:2379"
+//! lease_s = 30                            # optional: silence after which a node counts as dead
 //! [nodes.a]
 //! address = "10.77.0.1:7117"
 //! directory_address = "10.77.0.1:7118"   # optional: the address with its port plus one
@@ -12,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use meander::NodeName;
 use meander_core::limits::NAME_BYTES;
@@ -22,15 +24,36 @@ use crate::Error;
 /// Where the cluster file is looked for.
 pub const DEFAULT_PATH: &str = "/etc/meander/cluster.toml";
 
+/// How long a node counts as alive that was not heard of, if the file does not say.
+pub const LEASE: Duration = Duration::from_secs(30);
+/// What an etcd directory begins with.
+const ETCD: &str = "etcd://";
+
 /// A cluster, as its file describes it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
-    /// The node that holds the directory.
+    /// The node that holds the directory, or etcd's members.
     directory: String,
+    lease_s: Option<u32>,
     nodes: BTreeMap<String, Node>,
     #[serde(skip)]
     path: PathBuf,
+    #[serde(skip, default = "nobody")]
+    holder: Holder,
+}
+
+/// What holds the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A node; this one until it is handed over.
+    Node(NodeName),
+    /// etcd, with these members as `host:port`.
+    Etcd(Vec<String>),
+}
+
+fn nobody() -> Holder {
+    Holder::Node(NodeName::default())
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -61,13 +84,11 @@ impl Cluster {
         let mut cluster: Cluster =
             toml::from_str(text).map_err(|error| bad(error.to_string().trim_end().to_owned()))?;
         cluster.path = path.into();
-        if !cluster.nodes.contains_key(&cluster.directory) {
-            let why = format!(
-                "`directory = \"{}\"` is none of the nodes ({})",
-                cluster.directory,
-                cluster.names()
-            );
-            return Err(bad(why));
+        cluster.holder = cluster
+            .parse_holder(&cluster.directory)
+            .map_err(|why| bad(format!("`directory = \"{}\"` {why}", cluster.directory)))?;
+        if cluster.lease_s == Some(0) {
+            return Err(bad("`lease_s` is at least 1".into()));
         }
         for (name, node) in &cluster.nodes {
             if name.is_empty() || name.len() > NAME_BYTES {
@@ -76,10 +97,7 @@ impl Cluster {
                 )));
             }
             for address in std::iter::once(&node.address).chain(&node.directory_address) {
-                let port = address
-                    .rsplit_once(':')
-                    .and_then(|(_, port)| port.parse::<u16>().ok());
-                if port.is_none() {
+                if !is_address(address) {
                     let why = format!("node {name}: `{address}` is no HOST:PORT");
                     return Err(bad(why));
                 }
@@ -88,14 +106,58 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The same with another directory, if one is named: a node, or `etcd://host:port,...`.
+    pub fn with_directory(mut self, directory: Option<&str>) -> Result<Cluster, Error> {
+        if let Some(directory) = directory {
+            self.holder = self.parse_holder(directory).map_err(|why| {
+                let path = self.path.clone();
+                let why = format!("the directory `{directory}` that was asked for {why}");
+                Error::BadClusterFile { path, why }
+            })?;
+        }
+        Ok(self)
+    }
+
+    fn parse_holder(&self, text: &str) -> Result<Holder, String> {
+        let Some(members) = text.strip_prefix(ETCD) else {
+            return match self.nodes.contains_key(text) {
+                true => Ok(Holder::Node(NodeName(text.into()))),
+                false => Err(format!("is none of the nodes ({})", self.names())),
+            };
+        };
+        let members: Vec<String> = members
+            .trim_end_matches('/')
+            .split(',')
+            .map(String::from)
+            .collect();
+        match members.iter().find(|member| !is_address(member)) {
+            Some(wrong) => Err(format!("has `{wrong}`, which is no HOST:PORT")),
+            None => Ok(Holder::Etcd(members)),
+        }
+    }
+
     /// The file it was read from.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The node that holds the directory.
-    pub fn directory_node(&self) -> NodeName {
-        NodeName(self.directory.clone())
+    /// What holds the directory.
+    pub fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    /// The node that holds the directory until it is handed over; with etcd it is none.
+    pub fn first_holder(&self) -> NodeName {
+        match &self.holder {
+            Holder::Node(node) => node.clone(),
+            Holder::Etcd(_) => NodeName::default(),
+        }
+    }
+
+    /// How long a node counts as alive that was not heard of.
+    pub fn lease(&self) -> Duration {
+        self.lease_s
+            .map_or(LEASE, |seconds| Duration::from_secs(seconds.into()))
     }
 
     /// All nodes, by name.
@@ -108,9 +170,9 @@ impl Cluster {
         resolve(&self.node(node)?.address)
     }
 
-    /// Where the directory listens.
-    pub fn directory_address(&self) -> Result<SocketAddr, Error> {
-        let node = self.node(&self.directory_node())?;
+    /// Where a node's directory process listens, if it runs one.
+    pub fn directory_address(&self, node: &NodeName) -> Result<SocketAddr, Error> {
+        let node = self.node(node)?;
         match &node.directory_address {
             Some(address) => resolve(address),
             None => {
@@ -131,6 +193,11 @@ impl Cluster {
     fn names(&self) -> String {
         self.nodes.keys().cloned().collect::<Vec<_>>().join(", ")
     }
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 fn resolve(address: &str) -> Result<SocketAddr, Error> {
@@ -158,7 +225,7 @@ mod tests {
     fn the_directory_listens_one_port_further() {
         let cluster = parse("directory='a'\n[nodes.a]\naddress='127.0.0.1:7117'").unwrap();
         assert_eq!(
-            cluster.directory_address().unwrap(),
+            cluster.directory_address(&NodeName("a".into())).unwrap(),
             "127.0.0.1:7118".parse().unwrap()
         );
         assert_eq!(
@@ -178,6 +245,31 @@ mod tests {
         assert!(text.contains("`127.0.0.1` is no HOST:PORT"), "{text}");
         let text = complaint("directory='a'\n[nodes.a]\naddres='127.0.0.1:1'");
         assert!(text.contains("addres"), "{text}");
+    }
+
+    #[test]
+    fn the_directory_may_be_in_etcd() {
+        let nodes = "[nodes.a]\naddress='127.0.0.1:7117'";
+        let members = |list: &[&str]| Holder::Etcd(list.iter().map(ToString::to_string).collect());
+        let two = parse(&format!("directory='etcd://h:1,[::1]:2'\n{nodes}")).unwrap();
+        assert_eq!(*two.holder(), members(&["h:1", "[::1]:2"]));
+        let other = two.with_directory(Some("etcd://x:3")).unwrap();
+        assert_eq!(*other.holder(), members(&["x:3"]));
+        let back = other.with_directory(Some("a")).unwrap();
+        assert_eq!(*back.holder(), Holder::Node(NodeName("a".into())));
+        for wrong in ["etcd://", "etcd://h", "etcd://h:1,", "b", ""] {
+            assert!(back.clone().with_directory(Some(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_lease_can_be_set() {
+        let nodes = "[nodes.a]\naddress='127.0.0.1:7117'";
+        let lease =
+            |line: &str| parse(&format!("directory='a'\n{line}\n{nodes}")).map(|c| c.lease());
+        assert_eq!(lease("").unwrap(), LEASE);
+        assert_eq!(lease("lease_s = 5").unwrap(), Duration::from_secs(5));
+        assert!(lease("lease_s = 0").is_err());
     }
 
     #[test]

@@ -152,9 +152,11 @@ impl Error {
             Error::NotTrusted { .. } => "`meander key` shows a key's fingerprint: it must be the \
                  same on both nodes"
                 .into(),
-            Error::NoDirectory { .. } => "start the agent of the node that the cluster file \
-                 names as `directory`; `meander doctor` checks it"
-                .into(),
+            Error::NoDirectory { .. } => {
+                "start the agent of the node that holds the directory: the cluster \
+                 file's `directory`, unless it was moved; `meander doctor` checks it"
+                    .into()
+            }
             Error::Trouble(trouble) => trouble.mend.clone(),
             _ => String::new(),
         }

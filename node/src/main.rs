@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use meander::NodeName;
 use meander_node::commands::{self, exit, migrate::RankName};
-use meander_node::{Error, agent, cluster, directory, keyfile, logs, moves};
+use meander_node::directory::embedded;
+use meander_node::{Error, agent, cluster, keyfile, logs, moves};
 
 /// Moves running ranks of unmodified MPI programs between nodes.
 #[derive(Parser)]
@@ -50,9 +51,17 @@ enum Command {
         /// Largest image of a rank to take in, such as 512MiB or 8GiB [default: what memory is free]
         #[arg(long, value_name = "SIZE", value_parser = parse_size)]
         memory_limit: Option<u64>,
+        /// The directory, instead of the cluster file's: a node's name, or etcd://HOST:PORT,HOST:PORT,...
+        #[arg(long, value_name = "DIRECTORY")]
+        directory: Option<String>,
         /// The directory's file, should this node hold it [default: in /var/lib/meander]
         #[arg(long, value_name = "FILE")]
         store: Option<PathBuf>,
+    },
+    /// Show where the directory is, or hand it over to another node
+    Directory {
+        #[command(subcommand)]
+        command: Option<DirectoryCommand>,
     },
     /// List jobs, and where their ranks are
     Ps {
@@ -84,13 +93,6 @@ enum Command {
         json: bool,
     },
     #[command(hide = true)]
-    Directory {
-        #[command(flatten)]
-        files: Files,
-        #[arg(long)]
-        store: Option<PathBuf>,
-    },
-    #[command(hide = true)]
     MoveSource {
         #[arg(long)]
         order: Option<String>,
@@ -99,6 +101,32 @@ enum Command {
     },
     #[command(hide = true)]
     Guardian,
+}
+
+#[derive(Subcommand)]
+enum DirectoryCommand {
+    /// Show where it is (the same as no subcommand)
+    Show,
+    /// Hand it over to another node while jobs run, say before its node is emptied
+    ///
+    /// Nothing is lost, and moves that are asked for meanwhile wait. The node that held it tells
+    /// whoever asks there who holds it now; agents remember that.
+    Move {
+        /// The node that shall hold it
+        #[arg(value_name = "NODE")]
+        node: String,
+    },
+    #[command(hide = true)]
+    Serve {
+        #[command(flatten)]
+        files: Files,
+        #[arg(long)]
+        node: String,
+        #[arg(long)]
+        store: Option<PathBuf>,
+        #[arg(long)]
+        directory: Option<String>,
+    },
 }
 
 #[derive(Args)]
@@ -131,6 +159,7 @@ fn run(command: Command) -> Result<u8, Error> {
             files,
             node,
             memory_limit,
+            directory,
             store,
         } => {
             logs::start();
@@ -138,16 +167,14 @@ fn run(command: Command) -> Result<u8, Error> {
             let Files { cluster, key } = files;
             agent::run(agent::Config {
                 cluster,
+                directory,
                 key,
                 node,
                 memory_limit_bytes: memory_limit,
                 store,
             })?;
         }
-        Command::Directory { files, store } => {
-            logs::start();
-            directory::server::start(&files.cluster, &files.key, store)?;
-        }
+        Command::Directory { command } => return run_directory(command),
         Command::MoveSource { order, recover } => {
             logs::start();
             // The agent that waits for this process reads from its exit code whether the rank is
@@ -164,6 +191,27 @@ fn run(command: Command) -> Result<u8, Error> {
         }
     }
     Ok(exit::DONE)
+}
+
+fn run_directory(command: Option<DirectoryCommand>) -> Result<u8, Error> {
+    match command {
+        None | Some(DirectoryCommand::Show) => commands::directory::show(),
+        Some(DirectoryCommand::Move { node }) => commands::directory::hand_over(NodeName(node)),
+        Some(DirectoryCommand::Serve {
+            files,
+            node,
+            store,
+            directory,
+        }) => {
+            logs::start();
+            let cluster = cluster::Cluster::read(&files.cluster)?;
+            let cluster = cluster.with_directory(directory.as_deref())?;
+            let key = keyfile::read(&files.key)?;
+            let store = store.unwrap_or_else(|| embedded::default_store(&key));
+            embedded::server::start(&cluster, &key, &NodeName(node), &store)?;
+            Ok(exit::DONE)
+        }
+    }
 }
 
 fn host_name() -> String {

@@ -36,6 +36,13 @@ pub enum FromUser {
     },
     /// How the agent is.
     Status,
+    /// Where the directory is.
+    Directory,
+    /// Have the directory handed over to this node.
+    MoveDirectory {
+        /// The node.
+        to: NodeName,
+    },
     /// From the owner of a move: this rank has left a shadow here. There is no answer.
     WatchShadow {
         /// The rank's port.
@@ -53,6 +60,13 @@ pub enum FromUser {
 pub enum ToUser {
     /// Some of the ranks; more follow until the stream ends.
     Ranks(Vec<(PortId, Entry)>),
+    /// Before the ranks: the nodes whose lease has run out.
+    Unwell(Vec<(NodeName, Health)>),
+    /// Where the directory is, for people.
+    DirectoryAt {
+        /// The place.
+        place: String,
+    },
     /// How the agent is.
     Status(Status),
     /// Whether the rank is connected.
@@ -70,6 +84,15 @@ pub enum ToUser {
         /// The reason.
         why: Trouble,
     },
+}
+
+/// What is known of a node whose lease has run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Health {
+    /// Its host answers; only its agent does not run. Its ranks may live.
+    NoAgent,
+    /// Its host does not answer either: it is taken for dead, with all its ranks.
+    Dead,
 }
 
 /// The kinds of reason for which an agent refuses; each has an exit code of its own.

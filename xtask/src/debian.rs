@@ -26,6 +26,14 @@ const PACKAGES: &[Package] = &[
         why: "the MPI library's header is read at build time",
     },
     Package {
+        name: "protobuf-compiler",
+        why: "etcd's interface is compiled at build time",
+    },
+    Package {
+        name: "etcd-server",
+        why: "the directory's tests run three members on loopback",
+    },
+    Package {
         name: "libopenmpi-dev",
         why: "mpicc, and the MPI library's header",
     },

@@ -85,6 +85,7 @@ fn start_guardian(agent: &Agent, offer: &Offer, promise: Promise) -> Result<Cont
         .map_err(starting())?;
     let order = GuardianOrder {
         cluster: agent.config.cluster.clone(),
+        directory: agent.config.directory.clone(),
         key: agent.config.key.clone(),
         offer: offer.clone(),
         image_limit_bytes: agent.config.memory_limit_bytes,

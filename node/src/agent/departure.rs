@@ -113,6 +113,7 @@ fn launch(
     let shadow = listed.and_then(|listed| listed.shadow);
     let order = Order {
         cluster: agent.config.cluster.clone(),
+        directory: agent.config.directory.clone(),
         key: agent.config.key.clone(),
         node: agent.node().clone(),
         to: to.clone(),

@@ -11,7 +11,8 @@ use meander_core::directory::Entry;
 use meander_core::limits::DIRECTORY_PAGE;
 use meander_core::moves::Trouble;
 
-use super::{Agent, departure, ranks, remote, shadows};
+use super::{Agent, departure, keeper, nodes, ranks, remote, shadows};
+use crate::cluster::Holder;
 use crate::net::frame;
 use crate::process::Peer;
 use crate::user::{FromUser, HELLO, Reason, Status, ToUser};
@@ -108,6 +109,8 @@ fn serve(agent: &Arc<Agent>, mut stream: UnixStream) -> Result<(), Trouble> {
             let _ = frame::write(&mut stream, &ToUser::Connected(connected));
             Ok(())
         }
+        FromUser::Directory => tell_place(agent, &mut stream),
+        FromUser::MoveDirectory { to } => move_directory(agent, &mut stream, &to),
         FromUser::Migrate { job, rank, to } => migrate(agent, &stream, &job, rank, &to),
     };
     if let Err(refusal) = answered {
@@ -119,6 +122,8 @@ fn serve(agent: &Arc<Agent>, mut stream: UnixStream) -> Result<(), Trouble> {
 
 fn list(agent: &Agent, stream: &mut UnixStream) -> Result<(), Refusal> {
     let all = agent.directory.list().map_err(Refusal::unreachable)?;
+    let unwell = nodes::unwell(agent).map_err(Refusal::unreachable)?;
+    let _ = frame::write(stream, &ToUser::Unwell(unwell.into_iter().collect()));
     for page in all.chunks(DIRECTORY_PAGE) {
         if frame::write(stream, &ToUser::Ranks(page.to_vec())).is_err() {
             break;
@@ -128,6 +133,36 @@ fn list(agent: &Agent, stream: &mut UnixStream) -> Result<(), Refusal> {
         let _ = frame::write(stream, &ToUser::Ranks(Vec::new()));
     }
     Ok(())
+}
+
+fn tell_place(agent: &Agent, stream: &mut UnixStream) -> Result<(), Refusal> {
+    let place = match agent.cluster.holder() {
+        Holder::Etcd(members) => format!("in etcd: {}", members.join(", ")),
+        Holder::Node(_) => {
+            let place = keeper::place(agent).map_err(Refusal::unreachable)?;
+            format!("on {}, in its term {}", place.node, place.term)
+        }
+    };
+    let _ = frame::write(stream, &ToUser::DirectoryAt { place });
+    Ok(())
+}
+
+fn move_directory(agent: &Agent, stream: &mut UnixStream, to: &NodeName) -> Result<(), Refusal> {
+    let peer =
+        Peer::of(stream).map_err(|error| Refusal::not_possible(Trouble::new(error.to_string())))?;
+    if peer.uid != 0 {
+        let why = Trouble::new("only root may have the directory moved");
+        return Err(Refusal::not_possible(why));
+    }
+    agent.cluster.address(to).map_err(Refusal::not_possible)?;
+    keeper::place(agent).map_err(Refusal::not_possible)?;
+    if to == agent.node() {
+        keeper::start_one(agent).map_err(Refusal::unreachable)?;
+    } else {
+        remote::start_directory(agent, to).map_err(Refusal::unreachable)?;
+    }
+    keeper::hand_over(agent, to).map_err(Refusal::not_possible)?;
+    tell_place(agent, stream)
 }
 
 fn migrate(

@@ -7,8 +7,10 @@
 
 mod admission;
 mod departure;
+mod following;
 mod keeper;
 mod local;
+mod nodes;
 mod ranks;
 mod remote;
 mod shadows;
@@ -24,7 +26,7 @@ use meander::control::{agent_socket, run_dir};
 use meander::{Key, NodeName, PortId};
 
 use crate::cluster::Cluster;
-use crate::directory::Client;
+use crate::directory::{Client, Lease};
 use crate::net::secure;
 use crate::{Error, keyfile};
 
@@ -35,6 +37,8 @@ pub use remote::{FromPeer, Offer, ToPeer, tell};
 pub struct Config {
     /// The cluster file.
     pub cluster: PathBuf,
+    /// The directory, where it is not the cluster file's: a node, or `etcd://host:port,...`.
+    pub directory: Option<String>,
     /// The cluster key's file.
     pub key: PathBuf,
     /// The node it serves.
@@ -50,34 +54,42 @@ struct Agent {
     config: Config,
     cluster: Cluster,
     key: Key,
-    directory: Client,
+    directory: Arc<Client>,
+    keeper: keeper::Keeper,
     ranks: ranks::Ranks,
+    nodes: nodes::Nodes,
+    following: following::Following,
     /// The shadows that are watched: their ranks' ports and their processes.
     shadows: Mutex<HashSet<(PortId, u32)>>,
 }
 
 /// Serves until a listener fails.
 pub fn run(config: Config) -> Result<(), Error> {
-    let cluster = Cluster::read(&config.cluster)?;
+    let cluster = Cluster::read(&config.cluster)?.with_directory(config.directory.as_deref())?;
     let key = keyfile::read(&config.key)?;
     let address = cluster.address(&config.node)?;
     let peers = TcpListener::bind(address).map_err(Error::io(format!(
         "listening for other agents on {address}"
     )))?;
-    let directory = Client::new(cluster.clone(), key.clone());
-    let ranks = ranks::Ranks::default();
+    let directory = Arc::new(Client::new(&cluster, &key));
     let agent = Arc::new(Agent {
         config,
         cluster,
         key,
         directory,
-        ranks,
+        keeper: keeper::Keeper::default(),
+        ranks: ranks::Ranks::default(),
+        nodes: nodes::Nodes::default(),
+        following: following::Following::default(),
         shadows: Mutex::default(),
     });
 
-    if agent.cluster.directory_node() == agent.config.node {
-        keeper::start(&agent)?;
+    keeper::start(&agent)?;
+    // Before any rank: one is not listed on a node that looks dead.
+    if let Err(error) = agent.directory.hold_lease(agent.node()) {
+        tracing::warn!("{error}; agent and ranks go on without it, and ask again");
     }
+    let _lease = Lease::hold(&agent.directory, agent.node());
     // Last: whoever finds the socket finds an agent that can answer.
     let users = listen_locally()?;
     shadows::start(&agent);

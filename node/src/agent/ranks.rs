@@ -15,7 +15,7 @@ use meander_core::directory::{Ending, Entry, Refusal, Reply, Request};
 use meander_core::moves::Trouble;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use super::Agent;
+use super::{Agent, following, nodes};
 use crate::net::frame;
 use crate::process::{self, Peer, Process};
 
@@ -73,7 +73,7 @@ impl Ranks {
             .values()
             .filter(|rank| rank.entry().identity.job == *job)
         {
-            rank.order(Order::Tell(message.clone()));
+            rank.tell(message.clone());
         }
     }
 
@@ -140,6 +140,11 @@ impl Rank {
         receiver.recv_timeout(2 * FRAME_TIMEOUT).ok().flatten()
     }
 
+    /// Tells it, if it has a connection.
+    pub fn tell(&self, message: ToPort) {
+        self.order(Order::Tell(message));
+    }
+
     fn order(&self, order: Order) {
         lock(&self.orders).push_back(order);
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
@@ -153,7 +158,7 @@ impl Rank {
 
 /// Serves a process that has connected, beginning with its first frame, until it has ended or
 /// another thread takes over.
-pub fn serve(agent: &Agent, stream: UnixStream, first: FromPort) -> Result<(), Trouble> {
+pub fn serve(agent: &Arc<Agent>, stream: UnixStream, first: FromPort) -> Result<(), Trouble> {
     let Peer { uid, host_pid } = Peer::of(&stream)
         .map_err(|error| Trouble::new(format!("asking who is on a socket: {error}")))?;
     let FromPort::Register {
@@ -214,7 +219,7 @@ pub fn serve(agent: &Agent, stream: UnixStream, first: FromPort) -> Result<(), T
 
 /// The thread of a rank.
 struct Service<'a> {
-    agent: &'a Agent,
+    agent: &'a Arc<Agent>,
     port: PortId,
     rank: Arc<Rank>,
     process: Process,
@@ -315,8 +320,9 @@ impl Service<'_> {
         };
         match message {
             FromPort::Lookup { port } => {
-                let contact = match self.agent.directory.request(&Request::Lookup { port }) {
-                    Ok(Reply::Found(entry)) => entry.map(|entry| entry.contact(port)),
+                let asked = self.agent.directory.request(&Request::Lookup { port });
+                let entry = match asked {
+                    Ok(Reply::Found(entry)) => entry,
                     // It missed the report: it was being moved, or had no agent.
                     Ok(Reply::Ended(Ending::Died)) => {
                         self.tell(&ToPort::PeerDead { port });
@@ -328,7 +334,18 @@ impl Service<'_> {
                         None
                     }
                 };
+                let contact = entry.as_ref().map(|entry| entry.contact(port));
                 self.tell(&ToPort::Found { port, contact });
+                match entry {
+                    Some(entry) if nodes::is_dead(self.agent, &entry.location.node) => {
+                        tracing::warn!("{} is taken for dead", entry.location.node);
+                        self.tell(&ToPort::PeerDead { port });
+                    }
+                    Some(entry) if entry.location.cards.is_empty() => {
+                        following::follow(self.agent, self.port, port, entry);
+                    }
+                    _ => {}
+                }
             }
             FromPort::Located {
                 epoch,

@@ -13,7 +13,7 @@ use meander_core::{Identity, MoveId};
 use serde::{Deserialize, Serialize};
 
 use super::local::Refusal;
-use super::{Agent, admission, departure, shadows};
+use super::{Agent, admission, departure, keeper, shadows};
 use crate::Error;
 use crate::checkpoint::Needs;
 use crate::net::frame;
@@ -22,6 +22,9 @@ use crate::user::ToUser;
 
 /// How long an agent may take to answer a simple question.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an agent may take to have the directory's process run.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// From an agent, or from the owner of a move, to an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,9 @@ pub enum FromPeer {
         /// The epoch for which this holds.
         epoch: Epoch,
     },
+    /// Run a directory's process from now on; [`ToPeer::Here`] once it answers, or
+    /// [`ToPeer::Refused`].
+    StartDirectory,
 }
 
 /// The answers.
@@ -108,6 +114,12 @@ pub(super) fn serve(agent: &Arc<Agent>, mut peer: Secure) {
                 Ok(guardian) => ToPeer::Accepted { guardian },
                 Err(why) => ToPeer::Refused(why),
             },
+            FromPeer::StartDirectory => match keeper::start_one(agent) {
+                Ok(()) => ToPeer::Here {
+                    node: agent.node().clone(),
+                },
+                Err(error) => ToPeer::Refused(error.into()),
+            },
             FromPeer::Start { port, to, uid } => {
                 return start_here(agent, port, uid, &to, peer);
             }
@@ -135,6 +147,20 @@ pub(super) fn ping(agent: &Agent, node: &NodeName) -> Result<(), Error> {
         other => Err(Error::Protocol {
             peer: format!("the agent at {node}'s address"),
             why: format!("is not that of {node}: {other:?}"),
+        }),
+    }
+}
+
+/// Has another node's agent run a directory's process.
+pub(super) fn start_directory(agent: &Agent, node: &NodeName) -> Result<(), Error> {
+    let mut peer = connect(agent, node)?;
+    peer.send(&FromPeer::StartDirectory)?;
+    match peer.receive(Some(START_TIMEOUT))? {
+        ToPeer::Here { .. } => Ok(()),
+        ToPeer::Refused(why) => Err(why.into()),
+        other => Err(Error::Protocol {
+            peer: format!("the agent of {node}"),
+            why: format!("answered {other:?}"),
         }),
     }
 }

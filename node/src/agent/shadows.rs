@@ -2,7 +2,7 @@
 //! launcher has counted it as dead. A shadow's end is what is acted on, never a broken connection.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use meander::{Epoch, PortId};
 use meander_core::directory::{Ending, Entry, Reply, Request, Shadow};
@@ -71,17 +71,28 @@ fn watch(agent: &Arc<Agent>, port: PortId, shadow: Shadow) {
         if let Some(process) = find(&shadow) {
             process.has_ended(None);
         }
-        std::thread::sleep(GRACE);
-        let entry = loop {
-            match agent.directory.lookup(port) {
-                Ok(entry) => break entry,
-                Err(_) => std::thread::sleep(RETRY),
-            }
-        };
-        if let Some(entry) = entry.filter(|entry| entry.shadow.as_ref() == Some(&shadow)) {
+        if let Some(entry) = still_listed(&agent, port, &shadow) {
             kill(&agent, port, &entry);
         }
     });
+}
+
+/// The rank, if it is listed with this shadow [`GRACE`] after that has ended.
+fn still_listed(agent: &Agent, port: PortId, shadow: &Shadow) -> Option<Entry> {
+    let ended = Instant::now();
+    let mut seen = None;
+    loop {
+        let left = GRACE.saturating_sub(ended.elapsed());
+        match agent.directory.wait_change(port, seen.as_ref(), left) {
+            Ok(entry) => {
+                seen = Some(entry.filter(|entry| entry.shadow.as_ref() == Some(shadow))?);
+                if left.is_zero() {
+                    return seen;
+                }
+            }
+            Err(_) => std::thread::sleep(RETRY),
+        }
+    }
 }
 
 /// The shadow's process. Its number may be another's by now.

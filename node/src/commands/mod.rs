@@ -1,5 +1,6 @@
 //! What a user types: each command in a module of its own.
 
+pub mod directory;
 pub mod doctor;
 pub mod key;
 pub mod migrate;

@@ -2,21 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use meander::PortId;
+use meander::{NodeName, PortId};
 use meander_core::directory::Entry;
 use serde_json::{Value, json};
 
 use super::{exit, say};
 use crate::Error;
-use crate::user::{self, FromUser, Reason, ToUser};
+use crate::user::{self, FromUser, Health, Reason, ToUser};
 
 /// Prints a table, or JSON. Returns the exit code.
 pub fn run(as_json: bool) -> Result<u8, Error> {
     let mut stream = user::ask(&FromUser::List)?;
     let mut ranks = Vec::new();
+    let mut unwell = BTreeMap::new();
     while let Some(message) = user::hear(&mut stream)? {
         match message {
             ToUser::Ranks(more) => ranks.extend(more),
+            ToUser::Unwell(nodes) => unwell.extend(nodes),
             ToUser::Refused { reason, why } => {
                 say(&why.what, &why.mend);
                 return Ok(code(reason));
@@ -32,9 +34,9 @@ pub fn run(as_json: bool) -> Result<u8, Error> {
     }
     ranks.sort_by(|(_, a), (_, b)| order(a).cmp(&order(b)));
     if as_json {
-        println!("{:#}", to_json(&ranks));
+        println!("{:#}", to_json(&ranks, &unwell));
     } else {
-        print!("{}", to_table(&ranks));
+        print!("{}", to_table(&ranks, &unwell));
     }
     Ok(exit::DONE)
 }
@@ -51,7 +53,10 @@ fn order(entry: &Entry) -> (&str, u32) {
     (&entry.identity.job.0, entry.identity.rank)
 }
 
-fn to_json(ranks: &[(PortId, Entry)]) -> Value {
+/// The nodes that are not well.
+type Unwell = BTreeMap<NodeName, Health>;
+
+fn to_json(ranks: &[(PortId, Entry)], unwell: &Unwell) -> Value {
     let mut jobs: BTreeMap<&str, Vec<&(PortId, Entry)>> = BTreeMap::new();
     for rank in ranks {
         jobs.entry(&rank.1.identity.job.0).or_default().push(rank);
@@ -61,14 +66,14 @@ fn to_json(ranks: &[(PortId, Entry)]) -> Value {
         let (program, size) = (&first.identity.program, first.identity.size);
         let ranks: Vec<Value> = ranks
             .iter()
-            .map(|(port, entry)| rank_json(*port, entry))
+            .map(|(port, entry)| rank_json(*port, entry, unwell))
             .collect();
         json!({"job": job, "program": program, "size": size, "ranks": ranks})
     });
     json!({ "jobs": jobs.collect::<Vec<_>>() })
 }
 
-fn rank_json(port: PortId, entry: &Entry) -> Value {
+fn rank_json(port: PortId, entry: &Entry, unwell: &Unwell) -> Value {
     let shadow = entry.shadow.as_ref();
     json!({
         "rank": entry.identity.rank,
@@ -77,22 +82,24 @@ fn rank_json(port: PortId, entry: &Entry) -> Value {
         "own_pid": entry.pid,
         "epoch": entry.epoch.0,
         "uid": entry.uid,
-        "state": state(entry),
+        "state": state(entry, unwell),
         "shadow": shadow.map(|s| json!({"node": s.node.0, "pid": s.host_pid})),
         "port": port.to_string(),
     })
 }
 
-/// A rank without a way to reach it is between two places.
-fn state(entry: &Entry) -> &'static str {
-    if entry.location.cards.is_empty() {
-        "moving"
-    } else {
-        "running"
+/// A rank without a way to reach it is between two places. What is known of one on a node that is
+/// not heard of is old.
+fn state(entry: &Entry, unwell: &Unwell) -> &'static str {
+    match unwell.get(&entry.location.node) {
+        Some(Health::Dead) => "dead",
+        Some(Health::NoAgent) => "no agent",
+        None if entry.location.cards.is_empty() => "moving",
+        None => "running",
     }
 }
 
-fn to_table(ranks: &[(PortId, Entry)]) -> String {
+fn to_table(ranks: &[(PortId, Entry)], unwell: &Unwell) -> String {
     if ranks.is_empty() {
         return "no ranks (they appear once they have found an agent)\n".into();
     }
@@ -108,7 +115,7 @@ fn to_table(ranks: &[(PortId, Entry)]) -> String {
             entry.location.node.to_string(),
             entry.host_pid.to_string(),
             entry.epoch.to_string(),
-            state(entry).into(),
+            state(entry, unwell).into(),
             shadow.map_or("-".into(), |s| format!("{}:{}", s.node, s.host_pid)),
             entry.identity.program.clone(),
         ]
@@ -131,7 +138,7 @@ fn to_table(ranks: &[(PortId, Entry)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use meander::{Epoch, JobId, Location, NodeName};
+    use meander::{Epoch, JobId, Location};
     use meander_core::Identity;
     use meander_core::directory::Shadow;
 
@@ -170,14 +177,15 @@ mod tests {
         let expected = "\
 JOB       RANK  NODE  PID   MOVES  STATE   SHADOW  PROGRAM
 0a1b2c3d  0/2   a     4711  0      moving  -       heat2d
-0a1b2c3d  1/2   c     4711  1      moving  b:99    heat2d
+0a1b2c3d  1/2   c     4711  1      dead    b:99    heat2d
 ";
-        assert_eq!(to_table(&ranks()), expected);
+        let unwell = Unwell::from([(NodeName("c".into()), Health::Dead)]);
+        assert_eq!(to_table(&ranks(), &unwell), expected);
     }
 
     #[test]
     fn the_json_has_jobs_with_their_ranks() {
-        let json = to_json(&ranks());
+        let json = to_json(&ranks(), &Unwell::new());
         let job = &json["jobs"][0];
         assert_eq!(
             (job["job"].as_str(), job["size"].as_u64()),

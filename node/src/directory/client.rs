@@ -1,60 +1,46 @@
-//! Asking the directory.
+//! Asking the directory, whatever it is made of.
 
-use std::sync::Mutex;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use meander::{Key, PortId};
+use meander::{Key, NodeName, PortId};
 use meander_core::directory::{Entry, Reply, Request};
 use meander_core::moves::Asked;
 
+use super::backend::Backend;
+use super::{embedded, etcd};
 use crate::Error;
-use crate::cluster::Cluster;
-use crate::net::secure::Secure;
+use crate::cluster::{Cluster, Holder};
 
-/// How long an answer may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A connection to the directory, made when it is needed and made again when it breaks.
+/// The directory of a cluster.
 pub struct Client {
-    cluster: Cluster,
-    key: Key,
-    connection: Mutex<Option<Secure>>,
+    backend: Box<dyn Backend>,
+    lease: Duration,
 }
 
 impl Client {
     /// For the directory of this cluster. Does not connect yet.
-    pub fn new(cluster: Cluster, key: Key) -> Client {
-        Client {
-            cluster,
-            key,
-            connection: Mutex::new(None),
-        }
+    pub fn new(cluster: &Cluster, key: &Key) -> Client {
+        let backend: Box<dyn Backend> = match cluster.holder() {
+            Holder::Node(_) => Box::new(embedded::Connection::new(cluster.clone(), key.clone())),
+            Holder::Etcd(endpoints) => Box::new(etcd::Etcd::new(endpoints, key)),
+        };
+        Client::over(backend, cluster.lease())
+    }
+
+    /// Over any backend; `lease` is how long a node counts as alive that was not heard of.
+    pub fn over(backend: Box<dyn Backend>, lease: Duration) -> Client {
+        Client { backend, lease }
+    }
+
+    /// How long a node counts as alive that was not heard of.
+    pub fn lease(&self) -> Duration {
+        self.lease
     }
 
     /// Asks once, and says how sure it is that the question did not arrive.
     pub fn ask(&self, request: &Request) -> Asked {
-        let mut connection = self.connection.lock().expect("nothing panics while asking");
-        // A kept connection may have died of a restarted directory. That the question went into
-        // it does not mean that it arrived, nor that it did not.
-        let kept = connection.take();
-        let was_kept = kept.is_some();
-        let mut secure = match kept.map_or_else(|| self.connect(), Ok) {
-            Ok(secure) => secure,
-            Err(error) => return Asked::NotSent(error.to_string()),
-        };
-        let answer = secure
-            .send(request)
-            .and_then(|()| secure.receive::<Reply>(Some(ANSWER_TIMEOUT)));
-        match answer {
-            Ok(reply) => {
-                *connection = Some(secure);
-                Asked::Answered(reply)
-            }
-            Err(error) => {
-                tracing::debug!(was_kept, "asking the directory: {error}");
-                Asked::Unknown(error.to_string())
-            }
-        }
+        self.backend.ask(request)
     }
 
     /// Asks a question that does no harm when it is asked twice: twice.
@@ -96,9 +82,24 @@ impl Client {
         }
     }
 
-    fn connect(&self) -> Result<Secure, Error> {
-        let peer = format!("the directory on {}", self.cluster.directory_node());
-        Secure::connect(&peer, self.cluster.directory_address()?, &self.key)
+    /// See [`Backend::wait_change`].
+    pub fn wait_change(
+        &self,
+        port: PortId,
+        seen: Option<&Entry>,
+        wait: Duration,
+    ) -> Result<Option<Entry>, Error> {
+        self.backend.wait_change(port, seen, wait)
+    }
+
+    /// Renews a node's lease, once.
+    pub fn hold_lease(&self, node: &NodeName) -> Result<(), Error> {
+        self.backend.hold_lease(node, self.lease)
+    }
+
+    /// The nodes whose lease has not run out.
+    pub fn alive(&self) -> Result<BTreeSet<NodeName>, Error> {
+        self.backend.alive()
     }
 }
 

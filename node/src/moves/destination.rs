@@ -3,6 +3,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::agent::Offer;
 use crate::cluster::Cluster;
-use crate::directory::Client;
+use crate::directory::{Client, Lease};
 use crate::guardian::{Guardian, Outcome, Prepared};
 use crate::net::frame;
 use crate::process::Process;
@@ -68,24 +69,32 @@ fn stay(guardian: Guardian) -> Result<(), Error> {
 }
 
 struct Opened {
-    directory: Client,
+    directory: Arc<Client>,
+    lease: Lease,
     port: Port,
 }
 
 fn open(order: &GuardianOrder) -> Result<Opened, Error> {
-    let cluster = Cluster::read(&order.cluster)?;
-    let directory = Client::new(cluster.clone(), keyfile::read(&order.key)?);
+    let cluster = Cluster::read(&order.cluster)?.with_directory(order.directory.as_deref())?;
+    let directory = Arc::new(Client::new(&cluster, &keyfile::read(&order.key)?));
+    let lease = Lease::hold(&directory, &order.offer.to);
     let config = port_config(&cluster, &order.offer.to, order.offer.key.clone())?;
     let port = Port::open(config).map_err(Error::stream("opening the guardian's port"))?;
     port.listen(CONTROL_SERVICE);
     port.listen(IMAGE_SERVICE);
-    Ok(Opened { directory, port })
+    Ok(Opened {
+        directory,
+        lease,
+        port,
+    })
 }
 
 /// A rank that is being taken in.
 struct Taking {
     offer: Offer,
-    directory: Client,
+    directory: Arc<Client>,
+    /// The rank must not look dead while it comes in because the agent is.
+    _lease: Lease,
     port: Port,
     clock: Clock,
     machine: Destination,
@@ -104,13 +113,18 @@ struct Taking {
 
 impl Taking {
     fn start(order: GuardianOrder, opened: Opened, agent: UnixStream) -> Result<Taking, Error> {
-        let Opened { directory, port } = opened;
+        let Opened {
+            directory,
+            lease,
+            port,
+        } = opened;
         let offer = order.offer;
         let images = image_directory(offer.move_id, "destination")?;
         let mut taking = Taking {
             machine: Destination::new(offer.port, offer.move_id, MoveLimits::default()),
             offer,
             directory,
+            _lease: lease,
             port,
             clock: Clock::start(),
             agent: Some(agent),

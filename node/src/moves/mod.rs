@@ -8,7 +8,7 @@ pub mod destination;
 mod hearing;
 mod image;
 mod journal;
-mod pause;
+pub(crate) mod pause;
 mod report;
 pub mod source;
 mod verdict;
@@ -40,6 +40,8 @@ const IMAGE_SERVICE: u32 = 2;
 pub struct Order {
     /// The cluster file.
     pub cluster: PathBuf,
+    /// The directory, where it is not the cluster file's.
+    pub directory: Option<String>,
     /// The cluster key's file.
     pub key: PathBuf,
     /// This node.
@@ -61,6 +63,8 @@ pub struct Order {
 pub struct GuardianOrder {
     /// The cluster file.
     pub cluster: PathBuf,
+    /// The directory, where it is not the cluster file's.
+    pub directory: Option<String>,
     /// The cluster key's file.
     pub key: PathBuf,
     /// The rank that comes.

@@ -3,7 +3,8 @@
 //! `MEANDER_TEST_PAUSE=commit` in the environment of the agents makes every move wait as it enters
 //! its commit phase: the file `paused-commit` appears in the run directory, and the move goes on
 //! when a test removes it, or after [`LONGEST`]. Several points are separated by commas. The source
-//! knows the names of the phases; the guardian `receive`, `restore`, `held` and `release`.
+//! knows the names of the phases; the guardian `receive`, `restore`, `held` and `release`; the
+//! directory's process the steps of a hand-over: `directory-giving`, `directory-taken`, `directory-gone`.
 
 use std::fs;
 use std::time::{Duration, Instant};

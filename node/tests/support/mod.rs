@@ -1,9 +1,9 @@
 //! Agents on loopback, each with a run directory of its own, and ranks that are none.
 
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 /// The program under test.
@@ -19,11 +19,9 @@ impl Cluster {
     /// Describes a cluster of these nodes, the directory on the first. Nothing runs yet.
     pub fn new(nodes: &[&str]) -> Cluster {
         let dir = tempfile::tempdir().unwrap();
-        let mut ports: Vec<TcpListener> = Vec::new();
-        let mut address = || {
-            ports.push(TcpListener::bind("127.0.0.1:0").unwrap());
-            ports.last().unwrap().local_addr().unwrap()
-        };
+        let host = own_host();
+        let mut ports = 7117..;
+        let mut address = || format!("{host}:{}", ports.next().unwrap());
         let mut text = format!("directory = {:?}\n", nodes[0]);
         for node in nodes {
             text += &format!("[nodes.{node}]\naddress = \"{}\"\n", address());
@@ -61,7 +59,7 @@ impl Cluster {
         let mut command = Command::new(MEANDER);
         command
             .env("MEANDER_RUN_DIR", self.path(node))
-            .env("MEANDER_STATE_DIR", self.path("state"))
+            .env("MEANDER_STATE_DIR", self.path(&format!("state-{node}")))
             .env("MEANDER_IMAGE_DIR", self.path("images"));
         command
     }
@@ -153,6 +151,15 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// A loopback address that no other cluster has, so that nobody takes the port of an agent that is
+/// down for a moment.
+pub fn own_host() -> String {
+    static CLUSTERS: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+    format!("127.{high}.{low}.{cluster}")
 }
 
 /// All that a command printed.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Holder};
 use crate::user::{self, FromUser, Status, ToUser};
 use crate::{Error, keyfile};
 
@@ -21,9 +21,12 @@ fn cluster_file(path: &Path) -> Finding {
     match Cluster::read(path) {
         Ok(cluster) => {
             let names: Vec<String> = cluster.nodes().map(|node| node.0).collect();
-            let directory = cluster.directory_node();
+            let directory = match cluster.holder() {
+                Holder::Node(node) => format!("on {node}, unless it was moved"),
+                Holder::Etcd(members) => format!("in etcd ({})", members.join(", ")),
+            };
             let found = format!(
-                "{} nodes ({}), directory on {directory}",
+                "{} nodes ({}), directory {directory}",
                 names.len(),
                 names.join(", ")
             );

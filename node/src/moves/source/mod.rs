@@ -22,7 +22,7 @@ use super::report::Report;
 use super::{Clock, Journal, Order, detach, image_path, pause};
 use crate::checkpoint::{Dump, Hold};
 use crate::cluster::Cluster;
-use crate::directory::Client;
+use crate::directory::{Client, Lease};
 use crate::guardian::{Baton, Handle};
 use crate::process::{self, Process};
 use crate::user::{self, FromUser, Moving};
@@ -85,6 +85,8 @@ struct Mover {
     cluster: Cluster,
     key: Key,
     directory: Arc<Client>,
+    /// A rank that is suspended must not look dead because the agent is.
+    _lease: Lease,
     /// On its way: the directory lists the rank as moving.
     listing: Option<JoinHandle<()>>,
     clock: Clock,
@@ -117,12 +119,14 @@ struct Line {
 
 impl Mover {
     fn new(order: Order, shadow: Vec<u8>) -> Result<Mover, Error> {
-        let cluster = Cluster::read(&order.cluster)?;
+        let cluster = Cluster::read(&order.cluster)?.with_directory(order.directory.as_deref())?;
         let key = keyfile::read(&order.key)?;
         let clock = Clock::start();
+        let directory = Arc::new(Client::new(&cluster, &key));
         Ok(Mover {
             machine: Source::new(plan(&order), MoveLimits::default(), clock.now()),
-            directory: Arc::new(Client::new(cluster.clone(), key.clone())),
+            _lease: Lease::hold(&directory, &order.node),
+            directory,
             listing: None,
             process: Process::find(order.entry.host_pid),
             journal: Journal::begin(order.clone(), shadow)?,

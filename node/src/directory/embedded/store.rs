@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use meander::PortId;
 use meander_core::directory::{Change, Record};
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 
+use super::wire::Role;
 use crate::Error;
 
 const RECORDS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("records");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const ROLE: &str = "role";
 
 /// The open file. Only one process at a time can have it open.
 pub struct Store {
@@ -28,31 +31,65 @@ impl Store {
             path: path.into(),
             database,
         };
-        // The table exists from the start, so that reading an empty one is no special case.
+        // The tables exist from the start, so that reading an empty one is no special case.
         let write = store.database.begin_write().map_err(broken(path))?;
         write.open_table(RECORDS).map_err(broken(path))?;
+        write.open_table(META).map_err(broken(path))?;
         write.commit().map_err(broken(path))?;
         Ok(store)
     }
 
     /// All records.
     pub fn records(&self) -> Result<Vec<(PortId, Record)>, Error> {
-        let read = self.database.begin_read().map_err(broken(&self.path))?;
-        let table = read.open_table(RECORDS).map_err(broken(&self.path))?;
+        let read = self.database.begin_read().map_err(self.broken())?;
+        let table = read.open_table(RECORDS).map_err(self.broken())?;
         let mut records = Vec::new();
-        for row in table.iter().map_err(broken(&self.path))? {
-            let (port, bytes) = row.map_err(broken(&self.path))?;
-            let record = postcard::from_bytes(bytes.value()).map_err(broken(&self.path))?;
+        for row in table.iter().map_err(self.broken())? {
+            let (port, bytes) = row.map_err(self.broken())?;
+            let record = postcard::from_bytes(bytes.value()).map_err(self.broken())?;
             records.push((PortId(port.value()), record));
         }
         Ok(records)
     }
 
+    /// What this node is to the directory; `None` in a new file.
+    pub fn role(&self) -> Result<Option<Role>, Error> {
+        let read = self.database.begin_read().map_err(self.broken())?;
+        let table = read.open_table(META).map_err(self.broken())?;
+        let row = table.get(ROLE).map_err(self.broken())?;
+        row.map(|bytes| postcard::from_bytes(bytes.value()).map_err(self.broken()))
+            .transpose()
+    }
+
+    /// Makes a role durable.
+    pub fn set_role(&self, role: &Role) -> Result<(), Error> {
+        let write = self.database.begin_write().map_err(self.broken())?;
+        self.put_role(&write, role)?;
+        write.commit().map_err(self.broken())
+    }
+
+    /// Makes a role durable together with all the records there are from now on.
+    pub fn replace(&self, role: &Role, records: &[(PortId, Record)]) -> Result<(), Error> {
+        let write = self.database.begin_write().map_err(self.broken())?;
+        write.delete_table(RECORDS).map_err(self.broken())?;
+        {
+            let mut table = write.open_table(RECORDS).map_err(self.broken())?;
+            for (port, record) in records {
+                let bytes = postcard::to_stdvec(record).map_err(self.broken())?;
+                table
+                    .insert(port.0, bytes.as_slice())
+                    .map_err(self.broken())?;
+            }
+        }
+        self.put_role(&write, role)?;
+        write.commit().map_err(self.broken())
+    }
+
     /// Makes a change durable.
     pub fn apply(&self, change: &Change) -> Result<(), Error> {
-        let write = self.database.begin_write().map_err(broken(&self.path))?;
+        let write = self.database.begin_write().map_err(self.broken())?;
         {
-            let mut table = write.open_table(RECORDS).map_err(broken(&self.path))?;
+            let mut table = write.open_table(RECORDS).map_err(self.broken())?;
             let (port, record) = match change {
                 Change::Put(port, record) => (port, record),
                 Change::Replace {
@@ -60,16 +97,29 @@ impl Store {
                     port,
                     record,
                 } => {
-                    table.remove(forget.0).map_err(broken(&self.path))?;
+                    table.remove(forget.0).map_err(self.broken())?;
                     (port, record)
                 }
             };
-            let bytes = postcard::to_stdvec(record).map_err(broken(&self.path))?;
+            let bytes = postcard::to_stdvec(record).map_err(self.broken())?;
             table
                 .insert(port.0, bytes.as_slice())
-                .map_err(broken(&self.path))?;
+                .map_err(self.broken())?;
         }
-        write.commit().map_err(broken(&self.path))
+        write.commit().map_err(self.broken())
+    }
+
+    fn put_role(&self, write: &WriteTransaction, role: &Role) -> Result<(), Error> {
+        let bytes = postcard::to_stdvec(role).map_err(self.broken())?;
+        let mut table = write.open_table(META).map_err(self.broken())?;
+        table
+            .insert(ROLE, bytes.as_slice())
+            .map_err(self.broken())?;
+        Ok(())
+    }
+
+    fn broken<E: std::fmt::Display>(&self) -> impl Fn(E) -> Error {
+        broken(&self.path)
     }
 }
 
