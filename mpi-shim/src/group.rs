@@ -145,13 +145,7 @@ pub fn incl(
     ranks: In<c_int>,
     new: Out<MPI_Group>,
 ) -> Result<(), Error> {
-    let group = call.world.group(group)?;
-    let chosen = chosen(&group, ranks.to_vec(length(n)?)?)?;
-    let ranks = chosen
-        .into_iter()
-        .map(|rank| group.world_rank(rank))
-        .collect();
-    add(call, ranks, new)
+    include(call, group, ranks.to_vec(length(n)?)?, new)
 }
 
 pub fn excl(
@@ -161,9 +155,7 @@ pub fn excl(
     ranks: In<c_int>,
     new: Out<MPI_Group>,
 ) -> Result<(), Error> {
-    let group = call.world.group(group)?;
-    let dropped = chosen(&group, ranks.to_vec(length(n)?)?)?;
-    add(call, without(&group, &dropped), new)
+    exclude(call, group, ranks.to_vec(length(n)?)?, new)
 }
 
 pub fn range_incl(
@@ -173,13 +165,7 @@ pub fn range_incl(
     ranges: Out<[c_int; 3]>,
     new: Out<MPI_Group>,
 ) -> Result<(), Error> {
-    let group = call.world.group(group)?;
-    let chosen = chosen(&group, expand(n, ranges)?)?;
-    let ranks = chosen
-        .into_iter()
-        .map(|rank| group.world_rank(rank))
-        .collect();
-    add(call, ranks, new)
+    include(call, group, expand(n, ranges)?, new)
 }
 
 pub fn range_excl(
@@ -189,41 +175,56 @@ pub fn range_excl(
     ranges: Out<[c_int; 3]>,
     new: Out<MPI_Group>,
 ) -> Result<(), Error> {
-    let group = call.world.group(group)?;
-    let dropped = chosen(&group, expand(n, ranges)?)?;
-    add(call, without(&group, &dropped), new)
+    exclude(call, group, expand(n, ranges)?, new)
 }
 
-pub fn union(
+/// What `MPI_Group_union`, `_intersection` and `_difference` make of two groups.
+pub fn combined(
     call: &mut Call<'_>,
     one: MPI_Group,
     other: MPI_Group,
     new: Out<MPI_Group>,
+    combine: fn(&Group, &Group) -> Vec<u32>,
 ) -> Result<(), Error> {
     let (one, other) = (call.world.group(one)?, call.world.group(other)?);
+    add(call, combine(&one, &other), new)
+}
+
+pub fn union(one: &Group, other: &Group) -> Vec<u32> {
     let mut ranks = one.ranks.clone();
     ranks.extend(other.filtered(|rank| !one.contains(rank)));
-    add(call, ranks, new)
+    ranks
 }
 
-pub fn intersection(
-    call: &mut Call<'_>,
-    one: MPI_Group,
-    other: MPI_Group,
-    new: Out<MPI_Group>,
-) -> Result<(), Error> {
-    let (one, other) = (call.world.group(one)?, call.world.group(other)?);
-    add(call, one.filtered(|rank| other.contains(rank)), new)
+pub fn intersection(one: &Group, other: &Group) -> Vec<u32> {
+    one.filtered(|rank| other.contains(rank))
 }
 
-pub fn difference(
+pub fn difference(one: &Group, other: &Group) -> Vec<u32> {
+    one.filtered(|rank| !other.contains(rank))
+}
+
+fn include(
     call: &mut Call<'_>,
-    one: MPI_Group,
-    other: MPI_Group,
+    group: MPI_Group,
+    ranks: Vec<c_int>,
     new: Out<MPI_Group>,
 ) -> Result<(), Error> {
-    let (one, other) = (call.world.group(one)?, call.world.group(other)?);
-    add(call, one.filtered(|rank| !other.contains(rank)), new)
+    let group = call.world.group(group)?;
+    let members = chosen(&group, ranks)?;
+    let ranks = members.into_iter().map(|rank| group.world_rank(rank));
+    add(call, ranks.collect(), new)
+}
+
+fn exclude(
+    call: &mut Call<'_>,
+    group: MPI_Group,
+    ranks: Vec<c_int>,
+    new: Out<MPI_Group>,
+) -> Result<(), Error> {
+    let group = call.world.group(group)?;
+    let dropped = chosen(&group, ranks)?;
+    add(call, without(&group, &dropped), new)
 }
 
 fn add(call: &mut Call<'_>, ranks: Vec<u32>, new: Out<MPI_Group>) -> Result<(), Error> {

@@ -85,9 +85,9 @@ in_world! {
     fn MPI_Group_excl(group: MPI_Group, n: c_int, ranks: In<c_int>, newgroup: Out<MPI_Group>) = |call| group::excl(call, group, n, ranks, newgroup);
     fn MPI_Group_range_incl(group: MPI_Group, n: c_int, ranges: Out<[c_int; 3]>, newgroup: Out<MPI_Group>) = |call| group::range_incl(call, group, n, ranges, newgroup);
     fn MPI_Group_range_excl(group: MPI_Group, n: c_int, ranges: Out<[c_int; 3]>, newgroup: Out<MPI_Group>) = |call| group::range_excl(call, group, n, ranges, newgroup);
-    fn MPI_Group_union(group1: MPI_Group, group2: MPI_Group, newgroup: Out<MPI_Group>) = |call| group::union(call, group1, group2, newgroup);
-    fn MPI_Group_intersection(group1: MPI_Group, group2: MPI_Group, newgroup: Out<MPI_Group>) = |call| group::intersection(call, group1, group2, newgroup);
-    fn MPI_Group_difference(group1: MPI_Group, group2: MPI_Group, newgroup: Out<MPI_Group>) = |call| group::difference(call, group1, group2, newgroup);
+    fn MPI_Group_union(group1: MPI_Group, group2: MPI_Group, newgroup: Out<MPI_Group>) = |call| group::combined(call, group1, group2, newgroup, group::union);
+    fn MPI_Group_intersection(group1: MPI_Group, group2: MPI_Group, newgroup: Out<MPI_Group>) = |call| group::combined(call, group1, group2, newgroup, group::intersection);
+    fn MPI_Group_difference(group1: MPI_Group, group2: MPI_Group, newgroup: Out<MPI_Group>) = |call| group::combined(call, group1, group2, newgroup, group::difference);
     fn MPI_Group_free(group: Out<MPI_Group>) = |call| group::free(call, group);
 
     // Point to point

@@ -5,10 +5,10 @@ use std::ffi::c_int;
 
 use mpi_sys::{MPI_Comm, MPI_Datatype};
 
-use super::{Blocks, Channel};
+use super::{Blocks, Channel, unless_in_place};
 use crate::abi::call::Call;
 use crate::comm::Comm;
-use crate::datatype::{View, is_in_place};
+use crate::datatype::View;
 use crate::errors::Error;
 use crate::memory::{Buffer, In, borrowed};
 
@@ -20,10 +20,7 @@ pub fn alltoall(
 ) -> Result<(), Error> {
     let comm = call.comm(comm)?;
     let incoming = receive.views(call, comm.size())?;
-    let outgoing = match is_in_place(send.buffer) {
-        true => None,
-        false => Some(send.views(call, comm.size())?),
-    };
+    let outgoing = unless_in_place(send.buffer, || send.views(call, comm.size()))?;
     exchange(call, &comm, outgoing, &incoming)
 }
 
@@ -60,10 +57,7 @@ pub fn alltoallw(
 ) -> Result<(), Error> {
     let comm = call.comm(comm)?;
     let incoming = receive.views(call, comm.size())?;
-    let outgoing = match is_in_place(send.buffer) {
-        true => None,
-        false => Some(send.views(call, comm.size())?),
-    };
+    let outgoing = unless_in_place(send.buffer, || send.views(call, comm.size()))?;
     exchange(call, &comm, outgoing, &incoming)
 }
 

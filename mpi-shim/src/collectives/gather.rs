@@ -4,9 +4,8 @@ use std::ffi::c_int;
 
 use mpi_sys::MPI_Comm;
 
-use super::{Block, Blocks, Channel};
+use super::{Block, Blocks, Channel, unless_in_place};
 use crate::abi::call::Call;
-use crate::datatype::is_in_place;
 use crate::errors::Error;
 
 pub fn gather(
@@ -23,10 +22,7 @@ pub fn gather(
         return Channel::new(&mut call.world.engine, &comm).send(root, &mine);
     }
     let blocks = receive.views(call, comm.size())?;
-    let mine = match is_in_place(send.buffer) {
-        true => None,
-        false => Some(send.view(call)?),
-    };
+    let mine = unless_in_place(send.buffer, || send.view(call))?;
     let mut channel = Channel::new(&mut call.world.engine, &comm);
     let mut receives = Vec::with_capacity(blocks.len());
     for (rank, block) in blocks.iter().enumerate() {

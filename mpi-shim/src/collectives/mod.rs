@@ -22,7 +22,7 @@ use meander::SendMode;
 
 use crate::abi::call::Call;
 use crate::comm::Comm;
-use crate::datatype::{Datatype, View};
+use crate::datatype::{Datatype, View, is_in_place};
 use crate::engine::{Engine, Started};
 use crate::errors::Error;
 use crate::handles::RequestKey;
@@ -33,6 +33,14 @@ use mpi_sys::MPI_Datatype;
 
 /// The tag of every message of a collective.
 const TAG: i32 = 0;
+
+/// What a rank gives where its buffer is not `MPI_IN_PLACE`.
+fn unless_in_place<T>(
+    buffer: Buffer,
+    view: impl FnOnce() -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
+    (!is_in_place(buffer)).then(view).transpose()
+}
 
 /// The members of a communicator, talking in its collective half.
 pub struct Channel<'a> {

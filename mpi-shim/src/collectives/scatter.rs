@@ -4,9 +4,9 @@ use std::ffi::c_int;
 
 use mpi_sys::MPI_Comm;
 
-use super::{Block, Blocks, Channel};
+use super::{Block, Blocks, Channel, unless_in_place};
 use crate::abi::call::Call;
-use crate::datatype::{View, is_in_place};
+use crate::datatype::View;
 use crate::errors::Error;
 
 pub fn scatter(
@@ -23,10 +23,7 @@ pub fn scatter(
         return Channel::new(&mut call.world.engine, &comm).receive(root, &mine);
     }
     let blocks = send.views(call, comm.size())?;
-    let mine = match is_in_place(receive.buffer) {
-        true => None,
-        false => Some(receive.view(call)?),
-    };
+    let mine = unless_in_place(receive.buffer, || receive.view(call))?;
     let mut channel = Channel::new(&mut call.world.engine, &comm);
     deal(&mut channel, &blocks, mine.as_ref())
 }
