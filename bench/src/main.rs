@@ -8,7 +8,7 @@
 mod fork;
 mod line;
 mod measure;
-mod migration;
+mod migrate;
 mod peer;
 mod report;
 
@@ -35,7 +35,7 @@ enum Command {
     Bandwidth(Options),
     /// Latency before and after the other end of a stream moves to another process, and the gap
     /// meanwhile.
-    Migration(MigrationOptions),
+    Migrate(MigrateOptions),
     /// The other process of a measurement; it is started by the first.
     #[command(hide = true)]
     Peer,
@@ -64,7 +64,7 @@ struct Options {
 }
 
 #[derive(Args)]
-struct MigrationOptions {
+struct MigrateOptions {
     /// Size of the messages in bytes.
     #[arg(long, default_value_t = 8)]
     size: usize,
@@ -87,7 +87,7 @@ fn main() -> anyhow::Result<()> {
     let (measure, options, sizes) = match Cli::parse().command {
         Command::Latency(options) => (Measure::Latency, options, LATENCY_SIZES),
         Command::Bandwidth(options) => (Measure::Bandwidth, options, BANDWIDTH_SIZES),
-        Command::Migration(options) => return migrate(&options),
+        Command::Migrate(options) => return print_migrate(&options),
         Command::Peer => return peer::serve(),
         Command::Successor => return peer::succeed(),
     };
@@ -120,8 +120,8 @@ fn main() -> anyhow::Result<()> {
     session.end()
 }
 
-fn migrate(options: &MigrationOptions) -> anyhow::Result<()> {
-    let results = migration::measure(options.size, options.rounds.max(1), options.messages)?;
+fn print_migrate(options: &MigrateOptions) -> anyhow::Result<()> {
+    let results = migrate::measure(options.size, options.rounds.max(1), options.messages)?;
     if options.json {
         println!("{}", serde_json::to_string_pretty(&results)?);
     } else {

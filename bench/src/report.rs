@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::measure::{Measure, Row};
-use crate::migration::Results;
+use crate::migrate::Results;
 
 /// One line of the table, after its head where it is the first.
 pub fn print_row(measure: Measure, row: &Row, first: bool) {
