@@ -140,7 +140,7 @@ fn tell_place(agent: &Agent, stream: &mut UnixStream) -> Result<(), Refusal> {
         Holder::Etcd(members) => format!("in etcd: {}", members.join(", ")),
         Holder::Node(_) => {
             let place = keeper::place(agent).map_err(Refusal::unreachable)?;
-            format!("on {}, in its term {}", place.node, place.term)
+            place.to_string()
         }
     };
     let _ = frame::write(stream, &ToUser::DirectoryAt { place });
@@ -161,8 +161,10 @@ fn move_directory(agent: &Agent, stream: &mut UnixStream, to: &NodeName) -> Resu
     } else {
         remote::start_directory(agent, to).map_err(Refusal::unreachable)?;
     }
-    keeper::hand_over(agent, to).map_err(Refusal::not_possible)?;
-    tell_place(agent, stream)
+    let place = keeper::hand_over(agent, to).map_err(Refusal::not_possible)?;
+    let place = place.to_string();
+    let _ = frame::write(stream, &ToUser::DirectoryAt { place });
+    Ok(())
 }
 
 fn migrate(

@@ -26,13 +26,28 @@ pub(super) struct Nodes {
 /// The nodes whose lease has run out. One whose host still answers only lacks its agent: its ranks
 /// may well live. The others are taken for dead.
 pub(super) fn unwell(agent: &Agent) -> Result<BTreeMap<NodeName, Health>, Error> {
+    find_out(agent, FRESH)
+}
+
+/// Whether a node is taken for dead. Where that can't be found out it is not.
+pub(super) fn is_dead(agent: &Agent, node: &NodeName) -> bool {
+    // A good word may be a moment old, but not a bad one: the node may just have come back.
+    let dead = |age| {
+        let unwell = find_out(agent, age);
+        unwell.is_ok_and(|unwell| unwell.get(node) == Some(&Health::Dead))
+    };
+    node != agent.node() && dead(FRESH) && dead(Duration::ZERO)
+}
+
+/// An answer that is at most so old.
+fn find_out(agent: &Agent, age: Duration) -> Result<BTreeMap<NodeName, Health>, Error> {
     let mut kept = agent
         .nodes
         .unwell
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     if let Some((at, unwell)) = &*kept
-        && at.elapsed() < FRESH
+        && at.elapsed() < age
     {
         return Ok(unwell.clone());
     }
@@ -40,12 +55,6 @@ pub(super) fn unwell(agent: &Agent) -> Result<BTreeMap<NodeName, Health>, Error>
     let unwell = examine(agent, &alive);
     *kept = Some((Instant::now(), unwell.clone()));
     Ok(unwell)
-}
-
-/// Whether a node is taken for dead. Where that can't be found out it is not.
-pub(super) fn is_dead(agent: &Agent, node: &NodeName) -> bool {
-    node != agent.node()
-        && unwell(agent).is_ok_and(|unwell| unwell.get(node) == Some(&Health::Dead))
 }
 
 fn examine(agent: &Agent, alive: &BTreeSet<NodeName>) -> BTreeMap<NodeName, Health> {

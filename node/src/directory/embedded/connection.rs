@@ -50,8 +50,14 @@ enum Told {
 impl Connection {
     /// For the directory of this cluster. Does not connect yet.
     pub fn new(cluster: Cluster, key: Key) -> Connection {
+        let places = Places::open(&cluster, &key);
+        Connection::from(places, cluster, key)
+    }
+
+    /// The same, with the places that were learned elsewhere.
+    pub fn from(places: Places, cluster: Cluster, key: Key) -> Connection {
         Connection {
-            places: Places::open(&cluster, &key),
+            places,
             cluster,
             key,
             kept: Mutex::new(None),

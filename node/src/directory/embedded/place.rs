@@ -1,7 +1,8 @@
 //! Who holds the directory, as far as this node knows.
 
+use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use meander::{Key, NodeName};
@@ -19,6 +20,12 @@ pub struct Place {
     pub node: NodeName,
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "on {}, in its term {}", self.node, self.term)
+    }
+}
+
 /// The last place that was learned, which is kept in a file: `TERM NODE`. Before the first
 /// hand-over there is none, and the cluster file says it.
 pub struct Places {
@@ -29,8 +36,13 @@ pub struct Places {
 impl Places {
     /// As this node last learned it.
     pub fn open(cluster: &Cluster, key: &Key) -> Places {
+        Places::open_in(&state_dir(), cluster, key)
+    }
+
+    /// The same, kept in another directory.
+    pub fn open_in(directory: &Path, cluster: &Cluster, key: &Key) -> Places {
         let name = format!("directory-{}.place", keyfile::fingerprint(key));
-        let path = state_dir().join(name);
+        let path = directory.join(name);
         let first = Place {
             term: 0,
             node: cluster.first_holder(),
@@ -65,7 +77,8 @@ impl Places {
         let beside = self
             .path
             .with_extension(format!("place.{}", std::process::id()));
-        let kept = fs::create_dir_all(state_dir())
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let kept = fs::create_dir_all(directory)
             .and_then(|()| fs::write(&beside, text))
             .and_then(|()| fs::rename(&beside, &self.path));
         if let Err(error) = kept {
