@@ -48,8 +48,24 @@ faults! {
     CommitWithoutCompare,
     /// A guardian that loses its source lets the copy run without asking.
     ReleaseWithoutCommit,
-    /// A commit whose answer is lost counts as failed, and nobody asks.
+    /// A commit whose answer is lost counts as failed, and nobody asks. `[R28]`
     RollBackWithoutAsking,
+    /// Whoever takes over from a killed owner thaws the original without asking. `[R28]`
+    ResumeFromJournal,
+    /// Whoever takes over does not ask whether the rank was taken back. `[R28]`
+    RecoverWithoutReclaim,
+    /// That a move was called off is not on the disk. `[R23]`
+    ForgetCallingOff,
+    /// That a move was committed is not on the disk. `[R23]`
+    ForgetCommit,
+    /// A guardian that loses its source discards the copy without asking. `[R28]`
+    DiscardWithoutAsking,
+    /// A process is removed at whatever epoch. `[R26]`
+    RemoveWithoutCompare,
+    /// What has ended can be listed again. `[R31]`
+    ListTheDead,
+    /// A death is reported although the port had moved on. `[R32]`
+    ReportTheMoved,
 }
 
 #[cfg(feature = "planted-faults")]

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use meander_core::moves::Phase;
 use meander_core::wire::FrameKind;
+
+use crate::crash::Victim;
 
 /// Counts of faults, frames, phases and endings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,26 +13,46 @@ pub struct Coverage {
     counts: BTreeMap<String, u64>,
 }
 
-/// What many runs together must have come by at least once, besides every kind of frame.
+/// What many runs together must have come by at least once, besides every kind of frame and every
+/// crash in every phase of a move.
 pub const REQUIRED: &[&str] = &[
     "fault: link cut",
     "fault: link cut, one side learns late",
     "fault: frame torn",
     "fault: one-way dead link",
+    "fault: link dead for a while",
+    "fault: old link comes back to life",
+    "frame on a link after a later one was made",
     "fault: partition",
     "fault: directory not reached",
     "fault: directory's answer lost",
+    "fault: directory's answer stale",
     "fault: mover and guardian part",
     "fault: step of a move fails",
     "fault: held copy killed",
     "fault: old copy wakes up",
+    "fault: question comes late",
+    "fault: rank dies while it is listed",
+    "crash: mover on the way back",
+    "crash: directory after mover",
     "window filled",
+    "stream of bytes opened",
+    "stream of messages opened",
     "stream accepted",
     "stream refused",
     "stream finished",
+    "stream half closed",
     "message declined",
-    "both ends move at once",
-    "rank moves again at once",
+    "peer reported dead",
+    "both ends of a stream move at once",
+    "rank moves again before its peers have caught up",
+    "phase: check to suspend",
+    "phase: suspend to freeze",
+    "phase: freeze to copy",
+    "phase: copy to confirm",
+    "phase: confirm to commit",
+    "phase: commit to attach",
+    "phase: attach to shadow",
     "move: committed",
     "move: rolled back in check",
     "move: rolled back in suspend",
@@ -38,6 +61,11 @@ pub const REQUIRED: &[&str] = &[
     "move: rolled back in confirm",
     "move: rolled back in commit",
     "move: taken back after commit",
+    "move: ended, moved",
+    "move: ended with its rank",
+    "move taken over from its journal",
+    "guardian: its rank runs",
+    "guardian: nothing is left",
 ];
 
 impl Coverage {
@@ -64,8 +92,12 @@ impl Coverage {
     pub fn missing(&self) -> Vec<String> {
         let frames = FrameKind::ALL.iter().map(|kind| frame_name(*kind));
         let required = REQUIRED.iter().map(|what| (*what).to_owned());
+        let crashes = Victim::ALL
+            .into_iter()
+            .flat_map(|victim| Phase::ALL.map(|phase| victim.counted(phase)));
         frames
             .chain(required)
+            .chain(crashes)
             .filter(|what| !self.counts.contains_key(what))
             .collect()
     }

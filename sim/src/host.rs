@@ -1,6 +1,6 @@
 //! A process with a port: the driver the port needs, and an application that sends and reads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use meander_core::port::{Arrival, Config, Effect, Message, Port, Snapshot, StreamAt};
 use meander_core::transport::{Body, Frame};
@@ -11,7 +11,7 @@ use meander_core::{
     StreamKind, Time, TransportKind,
 };
 
-use crate::checker::{Checker, Fault, StreamName, payload};
+use crate::checkers::{Buffers, Checker, Fault, StreamName, payload};
 use crate::coverage::Coverage;
 use crate::network::{Network, Sent, Side, transmit};
 
@@ -34,8 +34,7 @@ pub(crate) struct Image {
 /// The application's memory.
 #[derive(Clone, Debug, Default)]
 struct Memory {
-    buffers: BTreeMap<BufferId, Vec<u8>>,
-    next_buffer: u64,
+    buffers: Buffers,
     announced: VecDeque<Announced>,
     /// Buffers being pulled into, with what they will hold.
     pulling: BTreeMap<BufferId, (StreamName, u64)>,
@@ -43,6 +42,8 @@ struct Memory {
     unread: Vec<(StreamAt, u64)>,
     /// Streams this side opened and has not finished.
     opened: Vec<StreamAt>,
+    /// Peers that are dead.
+    dead: BTreeSet<PortId>,
 }
 
 #[derive(Debug)]
@@ -59,6 +60,8 @@ pub(crate) struct Host {
     pub slow: bool,
     /// A copy left behind that woke up. What it says must not be believed.
     pub zombie: bool,
+    /// The directory has where it is now.
+    pub listed: bool,
 }
 
 /// What a host wants of the world.
@@ -80,15 +83,26 @@ pub(crate) fn node_name(node: usize) -> NodeName {
 }
 
 impl Host {
-    pub fn new(slot: usize, rank: usize, node: usize, limits: Limits) -> Host {
-        let seed = [rank as u8 + 1; 32];
+    pub fn new(rank: usize, node: usize, limits: Limits) -> Host {
         let port = Port::new(Config {
             id: port_id(rank),
             key: Key([7; 32]),
             limits,
-            seed,
+            seed: [rank as u8 + 1; 32],
         });
-        let memory = Memory::default();
+        Host::with(rank, rank, node, port, Memory::default())
+    }
+
+    /// A process made from an image, on another node.
+    pub fn restore(slot: usize, rank: usize, node: usize, image: &Image, fresh: u64) -> Host {
+        let snapshot: Snapshot = postcard::from_bytes(&image.port).expect("its own bytes");
+        let mut seed = [slot as u8; 32];
+        seed[..8].copy_from_slice(&fresh.to_le_bytes());
+        let port = Port::from_snapshot(snapshot, seed);
+        Host::with(slot, rank, node, port, image.memory.clone())
+    }
+
+    fn with(slot: usize, rank: usize, node: usize, port: Port, memory: Memory) -> Host {
         Host {
             slot,
             rank,
@@ -98,6 +112,7 @@ impl Host {
             memory,
             slow: rank.is_multiple_of(2),
             zombie: false,
+            listed: false,
         }
     }
 
@@ -110,27 +125,9 @@ impl Host {
         }
     }
 
-    /// A process made from an image, on another node.
-    pub fn restore(slot: usize, rank: usize, node: usize, image: &Image, fresh: u64) -> Host {
-        let snapshot: Snapshot = postcard::from_bytes(&image.port).expect("its own bytes");
-        let mut seed = [slot as u8; 32];
-        seed[..8].copy_from_slice(&fresh.to_le_bytes());
-        let port = Port::from_snapshot(snapshot, seed);
-        let memory = image.memory.clone();
-        Host {
-            slot,
-            rank,
-            node,
-            port,
-            incarnation: 0,
-            memory,
-            slow: rank.is_multiple_of(2),
-            zombie: false,
-        }
-    }
-
     pub fn attach(&mut self, now: Time, epoch: Epoch) {
         self.incarnation += 1;
+        self.listed = false;
         self.port.attach(now, epoch, self.location());
     }
 
@@ -194,7 +191,10 @@ impl Host {
         } else {
             checker.next_number(name)
         };
-        let buffer = self.add_buffer(payload(name, number, len as usize));
+        let buffer = self
+            .memory
+            .buffers
+            .lend(payload(name, number, len as usize));
         let app = AppHeader::try_from(&number.to_le_bytes()[..]).expect("8 bytes fit");
         let body = Some(Slice {
             buffer,
@@ -212,10 +212,8 @@ impl Host {
         ) {
             Ok(_) if !self.zombie => checker.sent(name),
             Ok(_) => {}
-            // Refused by the peer meanwhile.
-            Err(_) => {
-                self.memory.buffers.remove(&buffer);
-            }
+            // Refused by the peer meanwhile, or dead.
+            Err(_) => self.memory.buffers.take_back(buffer),
         }
     }
 
@@ -247,13 +245,28 @@ impl Host {
             return;
         }
         let name = self.name_in(next.at);
-        let buffer = self.add_buffer(vec![0; next.len as usize]);
+        let buffer = self.memory.buffers.lend(vec![0; next.len as usize]);
         self.memory.pulling.insert(buffer, (name, next.number));
         match self.port.pull(now, next.at, next.seq, buffer, u64::MAX) {
             Ok(0) => self.pulled(buffer, 0, checker),
             Ok(_) => {}
-            Err(error) => checker.fault(Fault::Stuck(error.to_string())),
+            Err(error) => checker.stuck(error.to_string()),
         }
+    }
+
+    /// An agent says that a peer is dead.
+    pub fn told_dead(&mut self, peer: PortId) {
+        self.port.declare_dead(peer);
+    }
+
+    /// Whether it knows that a peer is dead.
+    pub fn knows_dead(&self, peer: PortId) -> bool {
+        self.memory.dead.contains(&peer)
+    }
+
+    /// What the port has not given back, once it should have.
+    pub fn lent(&self) -> usize {
+        self.memory.buffers.len()
     }
 
     pub fn has_announced(&self) -> bool {
@@ -279,20 +292,19 @@ impl Host {
         }
         let result = self.port.frame_begin(link, header).and_then(|place| {
             let Place::Into(slice) = place else {
-                if sent.torn {
+                if sent.torn.is_some() {
                     return Ok(Arrival::Nothing);
                 }
                 return self.port.frame_complete(now, link, header, app, &sent.body);
             };
-            match self.memory.buffers.get_mut(&slice.buffer) {
-                Some(memory) => {
-                    // Of a torn frame only a part came.
-                    let part = if sent.torn { slice.len / 2 } else { slice.len } as usize;
-                    memory[slice.offset as usize..][..part].copy_from_slice(&sent.body[..part]);
-                }
-                None => checker.fault(Fault::TouchedAfterCompletion(slice.buffer)),
-            }
-            if sent.torn {
+            // Of a torn frame only a part came.
+            let part = sent
+                .torn
+                .map_or(sent.body.len(), |share| sent.body.len() * share / 1000);
+            self.memory
+                .buffers
+                .write(slice, &sent.body[..part], checker);
+            if sent.torn.is_some() {
                 return Ok(Arrival::Nothing);
             }
             self.port.frame_complete(now, link, header, app, &[])
@@ -300,7 +312,7 @@ impl Host {
         match result {
             Ok(arrival) => {
                 self.arrived(now, arrival, &sent, checker, coverage);
-                !sent.torn
+                sent.torn.is_none()
             }
             Err(violation) => {
                 // Copies left behind are refused that way; honest peers never.
@@ -323,6 +335,13 @@ impl Host {
         checker: &mut Checker,
         coverage: &mut Coverage,
     ) {
+        if let Arrival::Message { at, .. }
+        | Arrival::Envelope { at, .. }
+        | Arrival::Pulled { at, .. } = &arrival
+            && let Some(known) = self.port.contact_of(at.peer)
+        {
+            checker.accepted(self.rank, sent.epoch, known.epoch);
+        }
         let number = || u64::from_le_bytes(sent.frame.app[..8].try_into().expect("8 bytes"));
         match arrival {
             Arrival::Opened { at, service, .. } => {
@@ -349,6 +368,9 @@ impl Host {
                 checker.arrive(name, number);
                 checker.check(name, number, &sent.body);
                 self.memory.unread.push((at, sent.body.len() as u64));
+                let unread = self.memory.unread.iter().filter(|(other, _)| *other == at);
+                let bytes = unread.map(|(_, bytes)| bytes).sum();
+                checker.unread(self.rank, bytes, self.port.limits().window_bytes);
                 if !self.slow {
                     self.read();
                 }
@@ -379,11 +401,7 @@ impl Host {
             .pulling
             .remove(&buffer)
             .expect("it is being pulled");
-        let body = self
-            .memory
-            .buffers
-            .remove(&buffer)
-            .expect("it is held while it is pulled");
+        let body = self.memory.buffers.give_back(buffer, checker);
         checker.check(name, number, &body[..len as usize]);
     }
 
@@ -408,12 +426,14 @@ impl Host {
                 Effect::Dial { peer, cards } => requests.push(Request::Dial { peer, cards }),
                 Effect::Ask(peer) => requests.push(Request::Ask(peer)),
                 Effect::Sent { buffer } | Effect::Lost { buffer } => {
-                    if self.memory.buffers.remove(&buffer).is_none() {
-                        checker.fault(Fault::TouchedAfterCompletion(buffer));
-                    }
+                    self.memory.pulling.remove(&buffer);
+                    self.memory.buffers.give_back(buffer, checker);
                 }
                 Effect::Dead { peer, .. } => {
-                    checker.fault(Fault::Stuck(format!("{peer} was declared dead")));
+                    if !checker.is_buried(rank_of(peer)) {
+                        checker.stuck(format!("{peer} was declared dead"));
+                    }
+                    self.forget(peer);
                 }
                 Effect::Connected(_) => {}
             }
@@ -423,25 +443,20 @@ impl Host {
             let body = match &frame.body {
                 Body::Empty => Vec::new(),
                 Body::Own(bytes) => bytes.clone(),
-                Body::Slice(slice) => match buffers.get(&slice.buffer) {
-                    Some(memory) => memory[slice.offset as usize..][..slice.len as usize].to_vec(),
-                    None => {
-                        checker.fault(Fault::TouchedAfterCompletion(slice.buffer));
-                        vec![0; slice.len as usize]
-                    }
-                },
+                Body::Slice(slice) => buffers.read(*slice, checker),
             };
             network.send(Side { slot, link }, delay(), frame, body);
         });
-        checker.retained(self.rank, self.memory.buffers.values().map(Vec::len).sum());
         requests
     }
 
-    fn add_buffer(&mut self, bytes: Vec<u8>) -> BufferId {
-        self.memory.next_buffer += 1;
-        let id = BufferId(self.memory.next_buffer);
-        self.memory.buffers.insert(id, bytes);
-        id
+    /// A peer is dead: nothing of its streams is left.
+    fn forget(&mut self, peer: PortId) {
+        let memory = &mut self.memory;
+        memory.dead.insert(peer);
+        memory.announced.retain(|it| it.at.peer != peer);
+        memory.unread.retain(|(at, _)| at.peer != peer);
+        memory.opened.retain(|at| at.peer != peer);
     }
 
     /// How the checker calls an incoming direction.

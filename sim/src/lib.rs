@@ -4,17 +4,23 @@
 //! One 64-bit seed decides everything. [`run`] drives a [`World`] through traffic, broken links and
 //! moves, then heals it and demands that everything arrives.
 
-mod checker;
+mod agents;
+mod asking;
+mod checkers;
 pub mod conformance;
 mod coverage;
+mod crash;
+mod directory;
+mod faults;
+mod healing;
 mod host;
-mod moving;
+mod moves;
 mod network;
 mod trace;
 mod transport;
 mod world;
 
-pub use checker::{Fault, StreamName};
+pub use checkers::{Fault, StreamName};
 pub use coverage::{Coverage, REQUIRED};
 pub use transport::{Ether, SimTransport};
 pub use world::{Plan, Report, World, run};

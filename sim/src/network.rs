@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use meander_core::port::Port;
 use meander_core::transport::Frame;
-use meander_core::{LinkId, Time};
+use meander_core::{Epoch, LinkId, Time};
 
 /// A frame as it is on the wire: the body is copied out of the sender's memory when it is sent.
 #[derive(Clone, Debug)]
@@ -13,8 +13,10 @@ pub(crate) struct Sent {
     pub at: Time,
     pub frame: Frame,
     pub body: Vec<u8>,
-    /// Only a part of it comes: the link breaks in its middle.
-    pub torn: bool,
+    /// Only so many thousandths of it come: the link breaks in its middle.
+    pub torn: Option<usize>,
+    /// The epoch of the process that sent it, when it set up the link.
+    pub epoch: Epoch,
 }
 
 /// One side of a link, as the process that owns it numbers it.
@@ -33,6 +35,10 @@ struct Wire {
     broken_at: Option<Time>,
     /// Nothing comes to this side any more, and nobody knows.
     deaf: bool,
+    /// Nothing comes before then.
+    stalled: Option<Time>,
+    /// The epoch of the process at this side.
+    epoch: Epoch,
 }
 
 /// All links. Both sides of a link have an entry until each has been told of its end.
@@ -47,31 +53,31 @@ pub(crate) struct Network {
 pub(crate) struct Cut {
     /// Frames on their way that still come.
     pub kept: usize,
-    /// Whether the last of them comes in part only.
-    pub torn: bool,
+    /// How many thousandths of the last of them come, if not all.
+    pub torn: Option<usize>,
     /// How long the side does not know.
     pub late: Duration,
 }
 
 /// What a side gets next.
 pub(crate) enum Delivery {
-    Frame(Sent),
+    Frame(Box<Sent>),
     Broken,
 }
 
 impl Network {
     /// A new link between two hosts; returns its two sides.
-    pub fn connect(&mut self, from: usize, to: usize) -> (Side, Side) {
+    pub fn connect(&mut self, from: (usize, Epoch), to: (usize, Epoch)) -> (Side, Side) {
         self.next += 2;
         let near = Side {
-            slot: from,
+            slot: from.0,
             link: LinkId(self.next),
         };
         let far = Side {
-            slot: to,
+            slot: to.0,
             link: LinkId(self.next + 1),
         };
-        for (side, other) in [(near, far), (far, near)] {
+        for (side, other, epoch) in [(near, far, from.1), (far, near, to.1)] {
             self.sides.insert(
                 side,
                 Wire {
@@ -79,6 +85,8 @@ impl Network {
                     coming: Default::default(),
                     broken_at: None,
                     deaf: false,
+                    stalled: None,
+                    epoch,
                 },
             );
         }
@@ -87,20 +95,23 @@ impl Network {
 
     /// Puts a frame on the wire. A side that is gone swallows it, as a socket does.
     pub fn send(&mut self, from: Side, at: Time, frame: Frame, body: Vec<u8>) {
-        let Some(other) = self.sides.get(&from).map(|wire| wire.other) else {
+        let Some((other, epoch)) = self.sides.get(&from).map(|wire| (wire.other, wire.epoch))
+        else {
             return;
         };
         let Some(wire) = self.sides.get_mut(&other) else {
             return;
         };
         // Order within a link is the transport's promise.
+        let at = wire.stalled.map_or(at, |until| at.max(until));
         let at = wire.coming.back().map_or(at, |last| at.max(last.at));
         if wire.broken_at.is_none() && !wire.deaf {
             wire.coming.push_back(Sent {
                 at,
                 frame,
                 body,
-                torn: false,
+                torn: None,
+                epoch,
             });
         }
     }
@@ -132,7 +143,7 @@ impl Network {
             let mut last = now + way.late;
             if let Some(sent) = wire.coming.back_mut() {
                 sent.torn = way.torn;
-                torn |= way.torn;
+                torn |= way.torn.is_some();
                 last = last.max(sent.at);
             }
             wire.broken_at.get_or_insert(last);
@@ -146,6 +157,65 @@ impl Network {
             wire.coming.clear();
             wire.deaf = true;
         }
+    }
+
+    /// One side is told that the link is gone; the other is not, and nothing comes to it for a
+    /// while: then the link comes back to life there.
+    pub fn stall(&mut self, side: Side, now: Time, until: Time) {
+        let Some(other) = self.sides.get(&side).map(|wire| wire.other) else {
+            return;
+        };
+        if let Some(wire) = self.sides.get_mut(&other) {
+            wire.stalled = Some(until);
+            for sent in &mut wire.coming {
+                sent.at = sent.at.max(until);
+            }
+        }
+        self.close(side, now);
+        if let Some(wire) = self.sides.get_mut(&other) {
+            wire.broken_at = wire.broken_at.max(Some(until));
+        }
+    }
+
+    /// Whether this link was silent for a while.
+    pub fn has_stalled(&self, side: Side) -> bool {
+        self.sides
+            .get(&side)
+            .is_some_and(|wire| wire.stalled.is_some())
+    }
+
+    /// Whether the same two processes have a later link.
+    pub fn has_later(&self, side: Side) -> bool {
+        let Some(peer) = self.other_slot(side) else {
+            return false;
+        };
+        let later = Side {
+            link: LinkId(side.link.0 + 1),
+            ..side
+        };
+        let end = Side {
+            slot: side.slot + 1,
+            link: LinkId(0),
+        };
+        self.sides
+            .range(later..end)
+            .any(|(_, wire)| wire.other.slot == peer)
+    }
+
+    /// The links of a process.
+    pub fn sides_of(&self, slot: usize) -> Vec<Side> {
+        let first = Side {
+            slot,
+            link: LinkId(0),
+        };
+        let end = Side {
+            slot: slot + 1,
+            ..first
+        };
+        self.sides
+            .range(first..end)
+            .map(|(side, _)| *side)
+            .collect()
     }
 
     /// The process at the other end of a link.
@@ -182,7 +252,7 @@ impl Network {
             .next()?;
         let wire = self.sides.get_mut(&side).expect("just seen");
         match wire.coming.pop_front() {
-            Some(sent) => Some((side, Delivery::Frame(sent))),
+            Some(sent) => Some((side, Delivery::Frame(Box::new(sent)))),
             None => {
                 self.sides.remove(&side);
                 Some((side, Delivery::Broken))

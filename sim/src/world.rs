@@ -5,16 +5,20 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use std::time::Duration;
 
-use meander_core::directory::{Directory, Entry, Identity, Reply, Request as Question};
-use meander_core::{Contact, Epoch, JobId, Limits, PortId, StreamKind, Time};
+use meander_core::directory::{Reply, Request as Question};
+use meander_core::{Card, Contact, Epoch, Limits, PortId, StreamKind, Time};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::checker::{Checker, Fault};
+use crate::agents::Agent;
+use crate::asking::{Asker, Asking};
+use crate::checkers::{Checker, Fault};
 use crate::coverage::Coverage;
+use crate::crash::{Restart, Victim};
+use crate::directory::DirectoryHost;
 use crate::host::{Host, REFUSED_SERVICE, Request, port_id};
-use crate::moving::{Moving, Step};
-use crate::network::{Cut, Delivery, Network, Sent, Side};
+use crate::moves::{Moving, Step, To};
+use crate::network::{Delivery, Network, Sent, Side};
 use crate::trace::Trace;
 
 /// What a run should do.
@@ -35,7 +39,7 @@ impl Default for Plan {
         Plan {
             ranks: 0,
             moves: 20,
-            steps: 12,
+            steps: 20,
             trace: false,
         }
     }
@@ -44,7 +48,7 @@ impl Default for Plan {
 /// How a run went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Moves that were committed.
+    /// Moves that were begun; each came to an end, unless a fault says otherwise.
     pub moves: u64,
     /// Messages that were sent.
     pub messages: u64,
@@ -59,18 +63,29 @@ pub struct Report {
 /// Drives one run from its seed.
 pub fn run(seed: u64, plan: &Plan) -> Report {
     let mut world = World::new(seed, plan);
-    for _ in 0..plan.moves {
+    for number in 0..plan.moves {
+        // Late in a run all may die but one.
+        world.quorum = if number + 2 < plan.moves { 2 } else { 1 };
         for _ in 0..plan.steps {
             world.step();
         }
-        if !world.checker.is_content() {
-            return world.finish();
+        // Whoever may be moved may be on the move.
+        for _ in 0..PATIENCE_STEPS {
+            if !world.checker.is_content() {
+                return world.finish();
+            }
+            if world.begin_move() {
+                break;
+            }
+            world.step();
         }
-        world.begin_move();
     }
     world.heal();
     world.finish()
 }
+
+/// Steps for which a run waits until there is a rank to move.
+const PATIENCE_STEPS: usize = 400;
 
 /// Whether a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,19 +94,31 @@ pub(crate) enum Life {
     Running,
     /// It is held: not one instruction of it runs.
     Held,
-    /// It has ended, or become a shadow.
+    /// It has become a shadow, or was discarded.
     Ended,
+    /// It was killed.
+    Dead,
 }
 
 /// Something that happens at a later time.
 #[derive(Debug)]
 pub(crate) enum Later {
-    /// A step of a move is done.
-    Step(usize, Step),
+    /// A step of a move is done, for the side that was in this life when it began it.
+    Step(usize, To, u32, Step),
+    /// A question reaches the directory, or its answer comes.
+    Asking(Asker, Asking),
     /// A link whose one direction is dead is noticed at last.
     Cut(Side),
     /// The directory's answer to a look-up comes.
     Found(usize, Option<Contact>),
+    /// An agent tells a process that a port is dead.
+    Told(usize, PortId),
+    /// Somebody of this move is killed.
+    Crash(usize, Victim),
+    /// What was killed is started again.
+    Restart(Restart),
+    /// The agent of a node looks after what is on it.
+    Look(usize),
     /// The partition ends.
     Rejoin,
 }
@@ -105,7 +132,8 @@ pub struct World {
     pub(crate) nodes: usize,
     pub(crate) ranks: usize,
     pub(crate) network: Network,
-    pub(crate) directory: Directory,
+    pub(crate) directory: DirectoryHost,
+    pub(crate) agents: Vec<Agent>,
     pub(crate) checker: Checker,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
@@ -113,13 +141,16 @@ pub struct World {
     pub(crate) next_move: usize,
     /// Nothing fails any more.
     pub(crate) healed: bool,
-    pub(crate) committed: u64,
+    /// Ranks that are to live on whoever is killed.
+    pub(crate) quorum: usize,
+    /// Ranks to be moved again at once.
+    pub(crate) again: Vec<usize>,
     later: BinaryHeap<Reverse<(Time, u64)>>,
     events: BTreeMap<(Time, u64), Later>,
     next_event: u64,
-    /// Nodes with this bit set can't reach the others; the directory is with the others.
-    partition: Option<u64>,
-    messages: u64,
+    /// Nodes with this bit set can't reach the others; the directory is with node 0.
+    pub(crate) partition: Option<u64>,
+    pub(crate) messages: u64,
 }
 
 impl World {
@@ -138,14 +169,16 @@ impl World {
             nodes: ranks.min(6) + 1,
             ranks,
             network: Network::default(),
-            directory: Directory::from_records([]),
+            directory: DirectoryHost::new(),
+            agents: Vec::new(),
             checker: Checker::default(),
             coverage: Coverage::default(),
             trace: Trace::new(plan.trace),
             movings: BTreeMap::new(),
             next_move: 0,
             healed: false,
-            committed: 0,
+            quorum: 2,
+            again: Vec::new(),
             later: BinaryHeap::new(),
             events: BTreeMap::new(),
             next_event: 0,
@@ -160,12 +193,13 @@ impl World {
         let limits = Limits {
             eager_bytes: 8192,
             window_bytes: 64 * 1024 + self.below(4096),
-            // Nobody is declared dead in these runs: every partition ends.
+            // Nobody is declared dead for that in these runs: every partition ends.
             peer_timeout: Duration::from_secs(100_000),
             ..Limits::default()
         };
+        self.agents.resize_with(self.nodes, Agent::default);
         for rank in 0..self.ranks {
-            let host = Host::new(rank, rank, rank % self.nodes, limits.clone());
+            let host = Host::new(rank, rank % self.nodes, limits.clone());
             self.processes.push(host);
             self.lives.push(Life::Running);
             self.attach(rank, Epoch(0));
@@ -176,6 +210,9 @@ impl World {
             for contact in contacts.iter().filter(|contact| contact.port != own) {
                 host.port.learn(self.now, contact);
             }
+        }
+        for node in 0..self.nodes {
+            self.look_later(node);
         }
     }
 
@@ -204,7 +241,7 @@ impl World {
         Duration::from_micros(1 + self.below(most))
     }
 
-    /// The slot where a rank runs, or is held.
+    /// The slot where a rank runs.
     pub(crate) fn slot_of(&self, rank: usize) -> Option<usize> {
         (0..self.processes.len())
             .filter(|slot| self.processes[*slot].rank == rank && !self.processes[*slot].zombie)
@@ -213,6 +250,9 @@ impl World {
 
     /// One thing happens, then time goes on a little.
     pub fn step(&mut self) {
+        for rank in std::mem::take(&mut self.again) {
+            self.move_again(rank);
+        }
         let rank = self.below(self.ranks as u64) as usize;
         match self.below(100) {
             0..=4 => self.break_something(),
@@ -248,8 +288,17 @@ impl World {
                     StreamKind::Messages
                 };
                 host.open(now, to, service, kind);
+                self.coverage.hit(if bytes {
+                    "stream of bytes opened"
+                } else {
+                    "stream of messages opened"
+                });
             }
-            1 => drop(host.finish(now, dice >> 8)),
+            1 => {
+                if host.finish(now, dice >> 8) {
+                    self.coverage.hit("stream half closed");
+                }
+            }
             2..=7 => {
                 let decline = dice >> 8 & 15 == 0;
                 if decline && host.has_announced() {
@@ -276,11 +325,11 @@ impl World {
         }
     }
 
-    fn send(&mut self, slot: usize, to: usize) {
+    pub(crate) fn send(&mut self, slot: usize, to: usize) {
         let len = match self.below(20) {
             0 => 0,
             1..=12 => self.below(256),
-            13..=18 => self.below(12_000),
+            13..=17 => self.below(12_000),
             _ => self.below(600_000),
         };
         let synchronous = self.below(8) == 0;
@@ -290,127 +339,6 @@ impl World {
             host.send(self.now, at, len, synchronous, &mut self.checker);
             self.messages += 1;
         }
-    }
-
-    fn break_something(&mut self) {
-        if self.below(12) == 0 && self.partition.is_none() {
-            return self.part();
-        }
-        let sides = self.network.sides();
-        if sides.is_empty() {
-            return;
-        }
-        let side = sides[self.below(sides.len() as u64) as usize];
-        if self.below(4) == 0 {
-            self.coverage.hit("fault: one-way dead link");
-            self.network.deafen(side);
-            let pause = self.pause(40_000);
-            self.at(pause, Later::Cut(side));
-        } else {
-            self.cut(side);
-        }
-    }
-
-    fn cut(&mut self, side: Side) {
-        let late = self.below(3) == 0;
-        self.coverage.hit("fault: link cut");
-        if late {
-            self.coverage.hit("fault: link cut, one side learns late");
-        }
-        let mut ways = [Cut {
-            kept: 0,
-            torn: false,
-            late: Duration::ZERO,
-        }; 2];
-        for (place, way) in ways.iter_mut().enumerate() {
-            way.kept = self.below(4) as usize;
-            way.torn = self.below(2) == 0;
-            if late && place == 1 {
-                way.late = self.pause(100_000);
-            }
-        }
-        self.note("link cut", &[side.slot as u64, side.link.0]);
-        if self.network.cut(side, self.now, ways) {
-            self.coverage.hit("fault: frame torn");
-        }
-    }
-
-    /// Splits the nodes in two for a while. Links across break; the directory stays with one part.
-    fn part(&mut self) {
-        let mask = self.below(1 << self.nodes);
-        self.partition = Some(mask);
-        self.coverage.hit("fault: partition");
-        self.note("partition", &[mask]);
-        for side in self.network.sides() {
-            let Some(other) = self.network.other_slot(side) else {
-                continue;
-            };
-            if self.is_parted(self.processes[side.slot].node, self.processes[other].node) {
-                self.cut(side);
-            }
-        }
-        let pause = self.pause(200_000);
-        self.at(pause, Later::Rejoin);
-    }
-
-    pub(crate) fn is_parted(&self, one: usize, other: usize) -> bool {
-        self.partition
-            .is_some_and(|mask| (mask >> one ^ mask >> other) & 1 == 1)
-    }
-
-    /// Whether a node can't reach the directory, which lives on node 0.
-    pub(crate) fn is_cut_off(&self, node: usize) -> bool {
-        self.is_parted(node, 0)
-    }
-
-    /// A copy that a move has left behind goes on, with the epoch it had.
-    fn wake_a_zombie(&mut self) {
-        let ended: Vec<usize> = (0..self.processes.len())
-            .filter(|slot| self.lives[*slot] == Life::Ended)
-            .filter(|slot| !self.processes[*slot].port.is_attached())
-            .collect();
-        if ended.is_empty() {
-            return;
-        }
-        let slot = ended[self.below(ended.len() as u64) as usize];
-        // Woken, it only waits for a verdict: its port is suspended, and nobody gives one. That it
-        // attaches all the same is worse than what can happen, and refused by all who have met the
-        // port since; `[R6]` promises no more.
-        if !self.is_known_to_be_stale(slot) {
-            return;
-        }
-        self.coverage.hit("fault: old copy wakes up");
-        self.note("old copy wakes up", &[slot as u64]);
-        let host = &mut self.processes[slot];
-        host.zombie = true;
-        let epoch = host.port.epoch();
-        host.attach(self.now, epoch);
-        self.lives[slot] = Life::Running;
-        for _ in 0..3 {
-            let others = self.ranks as u64 - 1;
-            let rank = self.processes[slot].rank;
-            let to = (rank + 1 + self.below(others) as usize) % self.ranks;
-            self.send(slot, to);
-        }
-    }
-
-    /// Whether every other rank has heard of a later epoch of this process's port.
-    fn is_known_to_be_stale(&self, slot: usize) -> bool {
-        let (port, epoch) = (
-            self.processes[slot].port.id(),
-            self.processes[slot].port.epoch(),
-        );
-        let rank = self.processes[slot].rank;
-        let others = (0..self.processes.len()).filter(|other| {
-            let host = &self.processes[*other];
-            host.rank != rank && !host.zombie && self.lives[*other] != Life::Ended
-        });
-        let knows = |other: usize| {
-            let known = self.processes[other].port.contact_of(port);
-            known.is_some_and(|contact| contact.epoch > epoch)
-        };
-        // A copy being made knows what its original knew when it was frozen.
-        self.movings.is_empty() && others.into_iter().all(knows)
     }
 
     pub(crate) fn attach(&mut self, slot: usize, epoch: Epoch) {
@@ -426,32 +354,7 @@ impl World {
         let others = others.count();
         self.checker.runs(rank, epoch, slot, others);
         self.note("attach", &[rank as u64, slot as u64, epoch.0]);
-        self.register(slot);
-    }
-
-    /// What an agent does for a process of its node. It is not lost: the agent tries again.
-    fn register(&mut self, slot: usize) {
-        let host = &self.processes[slot];
-        let port = host.port.id();
-        let contact = host.port.contact();
-        let (epoch, location) = (contact.epoch, contact.location);
-        let known = self.directory.handle(Question::Lookup { port }).0;
-        let request = match known {
-            Reply::Found(Some(_)) => Question::Locate {
-                port,
-                epoch,
-                location,
-            },
-            _ => Question::Register {
-                port,
-                entry: entry(host.rank, epoch, location),
-            },
-        };
-        let (reply, _) = self.directory.handle(request);
-        if let Reply::Refused(refusal) = reply {
-            self.checker
-                .fault(Fault::Stuck(format!("directory: {refusal}")));
-        }
+        self.list(slot);
     }
 
     /// Lets virtual time pass.
@@ -463,6 +366,7 @@ impl World {
                 }
             }
             self.drive_moves();
+            self.drive_burials();
             let Some(next) = self.next_time() else { break };
             if next > end {
                 break;
@@ -477,9 +381,11 @@ impl World {
         let running = (0..self.processes.len()).filter(|slot| self.lives[*slot] == Life::Running);
         let timers = running.filter_map(|slot| self.processes[slot].port.poll_timeout());
         let moves = self.movings.values().filter_map(Moving::poll_timeout);
+        let burials = self.agents.iter().filter_map(Agent::poll_timeout);
         let later = self.later.peek().map(|Reverse((at, _))| *at);
         timers
             .chain(moves)
+            .chain(burials)
             .chain(later)
             .chain(self.network.next_time())
             .min()
@@ -502,6 +408,7 @@ impl World {
                     }
                 }
                 self.move_timeouts();
+                self.burial_timeouts();
             }
         }
     }
@@ -515,10 +422,17 @@ impl World {
                     side.link.0,
                     u64::from(sent.frame.header.kind),
                 ];
+                if self.network.has_later(side) {
+                    self.coverage
+                        .hit("frame on a link after a later one was made");
+                    if self.network.has_stalled(side) {
+                        self.coverage.hit("fault: old link comes back to life");
+                    }
+                }
                 let text = Described(side, &sent);
                 self.trace.note(self.now, "frame", &numbers, text);
                 let checker = &mut self.checker;
-                if !host.receive(self.now, side.link, sent, checker, &mut self.coverage) {
+                if !host.receive(self.now, side.link, *sent, checker, &mut self.coverage) {
                     self.network.close(side, self.now);
                     host.port.broken(self.now, side.link);
                 }
@@ -529,13 +443,18 @@ impl World {
 
     fn handle(&mut self, event: Later) {
         match event {
-            Later::Step(number, step) => self.step_done(number, step),
+            Later::Step(number, to, life, step) => self.step_done(number, to, life, step),
+            Later::Asking(asker, asking) => self.asking(asker, asking),
             Later::Cut(side) => self.cut(side),
             Later::Rejoin => self.partition = None,
             Later::Found(slot, contact) => match contact {
                 Some(contact) => self.processes[slot].port.learn(self.now, &contact),
                 None => self.coverage.hit("fault: directory's answer lost"),
             },
+            Later::Told(slot, port) => self.tell_dead(slot, port),
+            Later::Crash(number, victim) => self.crash(number, victim),
+            Later::Restart(what) => self.restart(what),
+            Later::Look(node) => self.look_after(node),
         }
     }
 
@@ -558,22 +477,29 @@ impl World {
         }
     }
 
-    /// Asks the directory where a port is. The answer comes late, or never: then it is asked again.
+    /// Asks the directory where a port is. The answer comes late, stale, or never: then it is asked again.
     fn look_up(&mut self, slot: usize, peer: PortId) {
-        if self.is_cut_off(self.processes[slot].node) {
+        if !self.reaches_directory(self.processes[slot].node) {
             return self.coverage.hit("fault: directory not reached");
         }
+        let stale = self.directory.stale(peer);
+        if stale.is_some() && self.mishap(12, "fault: directory's answer stale") {
+            let pause = self.pause(5000);
+            return self.at(pause, Later::Found(slot, stale));
+        }
         let lost = self.below(10) == 0 && !self.healed;
-        let reply = self.directory.handle(Question::Lookup { port: peer }).0;
-        let contact = match reply {
-            Reply::Found(Some(entry)) if !lost => Some(entry.contact(peer)),
-            _ => None,
-        };
         let pause = self.pause(5000);
-        self.at(pause, Later::Found(slot, contact));
+        let answer = match self.directory.ask(Question::Lookup { port: peer }) {
+            Some(Reply::Found(Some(entry))) if !lost => {
+                Later::Found(slot, Some(entry.contact(peer)))
+            }
+            Some(Reply::Ended(_)) if !lost => Later::Told(slot, peer),
+            _ => Later::Found(slot, None),
+        };
+        self.at(pause, answer);
     }
 
-    fn dial(&mut self, from: usize, peer: PortId, card: &meander_core::Card) {
+    fn dial(&mut self, from: usize, peer: PortId, card: &Card) {
         let (to, incarnation) = Host::read_card(card);
         let there = &self.processes[to];
         let answers = port_id(there.rank) == peer
@@ -584,7 +510,8 @@ impl World {
             self.processes[from].port.dial_failed(self.now, peer);
             return;
         }
-        let (near, far) = self.network.connect(from, to);
+        let sides = [from, to].map(|slot| (slot, self.processes[slot].port.epoch()));
+        let (near, far) = self.network.connect(sides[0], sides[1]);
         self.processes[from].port.dialled(self.now, peer, near.link);
         self.processes[from].port.connected(near.link);
         self.processes[to].port.accepted(self.now, far.link);
@@ -593,91 +520,6 @@ impl World {
     pub(crate) fn note(&mut self, what: &'static str, numbers: &[u64]) {
         self.trace
             .note(self.now, what, numbers, format_args!("{numbers:?}"));
-    }
-
-    /// Ends all faults, reads every envelope, and lets links and moves do their work.
-    pub fn heal(&mut self) {
-        self.healed = true;
-        self.partition = None;
-        for side in self.network.deaf_sides() {
-            self.cut(side);
-        }
-        for slot in 0..self.processes.len() {
-            if self.processes[slot].zombie {
-                self.processes[slot].port.suspend();
-                self.drive(slot);
-                self.lives[slot] = Life::Ended;
-            }
-        }
-        self.note("healed", &[]);
-        // Envelopes and control need no window: everything is announced, though nobody reads.
-        self.rest("announced", false, |world| world.checker.has_all_arrived());
-        self.rest("at rest", true, World::is_quiet);
-    }
-
-    /// Lets time pass until the world is as it should be.
-    fn rest(&mut self, what: &str, reading: bool, done: impl Fn(&World) -> bool) {
-        for _ in 0..4000 {
-            for slot in 0..self.processes.len() {
-                let running = self.lives[slot] == Life::Running;
-                let host = &mut self.processes[slot];
-                if !reading || !running || !host.port.is_attached() {
-                    continue;
-                }
-                host.read();
-                while host.has_announced() {
-                    host.pull_one(self.now, false, &mut self.checker);
-                }
-            }
-            self.run_until(self.now + Duration::from_millis(50));
-            if done(self) || !self.checker.is_content() {
-                return;
-            }
-        }
-        let moves: Vec<usize> = self.movings.keys().copied().collect();
-        let text = format!("not {what} in the end; moves under way: {moves:?}");
-        self.checker.fault(Fault::Stuck(text));
-    }
-
-    fn is_quiet(&self) -> bool {
-        let idle = |rank| {
-            self.slot_of(rank).is_some_and(|slot| {
-                let host = &self.processes[slot];
-                host.port.is_attached() && host.is_idle()
-            })
-        };
-        self.movings.is_empty() && (0..self.ranks).all(idle)
-    }
-
-    /// The verdict.
-    pub fn finish(mut self) -> Report {
-        self.checker.finish();
-        Report {
-            moves: self.committed,
-            messages: self.messages,
-            coverage: self.coverage,
-            trace: self.trace.hash(),
-            faults: self.checker.into_faults(),
-        }
-    }
-}
-
-fn entry(rank: usize, epoch: Epoch, location: meander_core::Location) -> Entry {
-    let job = JobId("51m00000".to_owned());
-    let identity = Identity {
-        job,
-        rank: rank as u32,
-        size: 16,
-        program: "sim".to_owned(),
-    };
-    Entry {
-        identity,
-        epoch,
-        location,
-        uid: 0,
-        pid: 1,
-        host_pid: 1,
-        shadow: None,
     }
 }
 
@@ -690,7 +532,7 @@ impl fmt::Display for Described<'_> {
         let header = &sent.frame.header;
         let (slot, link) = (side.slot, side.link.0);
         let (stream, seq, arg) = (header.stream.get(), header.seq.get(), header.arg.get());
-        let torn = if sent.torn { " (torn)" } else { "" };
+        let torn = if sent.torn.is_some() { " (torn)" } else { "" };
         match header.frame_kind() {
             Ok(kind) => write!(f, "to {slot} on {link}: {kind:?}{torn}")?,
             Err(_) => write!(f, "to {slot} on {link}: nonsense{torn}")?,

@@ -23,6 +23,7 @@ pub use record::Record;
 use crate::ids::{Epoch, JobId, MoveId, NodeName, PortId};
 use crate::limits;
 use crate::location::{Contact, Location};
+use crate::planted::{PlantedFault, is_planted};
 
 /// Who a process is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -317,7 +318,8 @@ impl Directory {
         let record = self.living(port)?;
         let already = record.committed(commit.move_id).is_some();
         let epoch = record.commit(commit)?;
-        let change = (!already).then(|| Change::Put(port, Box::new(record.clone())));
+        let durable = !already && !is_planted(PlantedFault::ForgetCommit);
+        let change = durable.then(|| Change::Put(port, Box::new(record.clone())));
         Ok((Reply::Committed { epoch }, change))
     }
 
@@ -339,9 +341,8 @@ impl Directory {
         if let Some(epoch) = record.committed(move_id) {
             return Ok((Reply::Committed { epoch }, None));
         }
-        let change = record
-            .call_off(move_id)
-            .then(|| Change::Put(port, Box::new(record.clone())));
+        let news = record.call_off(move_id) && !is_planted(PlantedFault::ForgetCallingOff);
+        let change = news.then(|| Change::Put(port, Box::new(record.clone())));
         Ok((Reply::Aborted, change))
     }
 

@@ -37,6 +37,9 @@ impl Record {
         if entry.uid != self.entry.uid {
             return Err(Refusal::NotYours);
         }
+        if is_planted(PlantedFault::ListTheDead) {
+            self.ended = None;
+        }
         if self.ended.is_some() {
             return Err(Refusal::Ended);
         }
@@ -112,7 +115,7 @@ impl Record {
     /// The process has ended, if it was at this epoch. Returns whether that is news. `[R26]`
     pub(super) fn end(&mut self, epoch: Epoch, ending: Ending) -> Result<bool, Refusal> {
         let current = self.entry.epoch;
-        if current != epoch {
+        if current != epoch && !is_planted(PlantedFault::RemoveWithoutCompare) {
             return Err(Refusal::Stale { current });
         }
         self.entry.location.cards.clear();

@@ -138,6 +138,7 @@ impl Destination {
             State::Held if is_planted(PlantedFault::ReleaseWithoutCommit) => {
                 self.release(Epoch(1 << 20));
             }
+            State::Held if is_planted(PlantedFault::DiscardWithoutAsking) => self.discard(why),
             State::Held => {
                 self.state = State::Settling { why };
                 self.ask_settle();

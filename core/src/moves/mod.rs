@@ -15,6 +15,7 @@
 //! resumed. After it only the copy may run. Where the outcome is not known the directory is asked
 //! until it answers `[R28]`.
 
+mod burial;
 mod destination;
 mod effect;
 mod plan;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use burial::{Burial, BurialEffect};
 pub use destination::{Destination, DestinationEffect, DestinationEnd};
 pub use effect::{SourceEffect, SourceEnd, Verdict};
 pub use plan::Plan;

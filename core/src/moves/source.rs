@@ -79,7 +79,13 @@ impl Source {
         source.effects.clear();
         source.enter(Phase::Commit, State::Recovering { why }, now);
         (source.suspended, source.held, source.unsure) = (true, true, true);
-        source.ask_reclaimed();
+        if is_planted(PlantedFault::ResumeFromJournal) {
+            source.resume(Trouble::new("the owner was killed"), Verdict::Resume);
+        } else if is_planted(PlantedFault::RecoverWithoutReclaim) {
+            source.settle(now, Trouble::new("the owner was killed"), false);
+        } else {
+            source.ask_reclaimed();
+        }
         source
     }
 
@@ -411,9 +417,11 @@ impl Source {
             Asked::Answered(Reply::Aborted) => self.roll_back(now, why),
             Asked::Answered(Reply::Committed { epoch }) if copy_gone => self.reclaim(epoch, why),
             Asked::Answered(Reply::Committed { epoch }) => {
-                // The guardian asks the same question and gets the same answer.
+                // A guardian that can't be told asks the same question and gets the same answer; it was
+                // perhaps not it that was lost.
                 self.warnings.push(why);
                 self.enter(Phase::Attach, State::Attaching { epoch }, now);
+                self.effects.push_back(SourceEffect::TellCommitted(epoch));
                 self.shadow(now, epoch);
             }
             _ => self.retry(now),

@@ -1,0 +1,38 @@
+//! Who is dead is reported; who is reported is dead, and was killed.
+
+use std::collections::BTreeSet;
+
+use super::{Checker, Fault};
+
+#[derive(Debug, Default)]
+pub(super) struct Deaths {
+    /// Ranks of which something was killed that may have been all there was.
+    killed: BTreeSet<usize>,
+    /// Ranks that agents have reported dead.
+    buried: BTreeSet<usize>,
+}
+
+impl Checker {
+    /// The rank may be dead from now on, and rightly.
+    pub fn killed(&mut self, rank: usize) {
+        self.deaths.killed.insert(rank);
+    }
+
+    /// An agent reports the rank dead. `runs`: whether a process of it does.
+    pub fn buried(&mut self, rank: usize, runs: bool) {
+        if runs {
+            self.fault(Fault::BuriedAlive(rank));
+        } else if !self.may_be_dead(rank) {
+            self.fault(Fault::Lost(rank));
+        }
+        self.deaths.buried.insert(rank);
+    }
+
+    pub fn is_buried(&self, rank: usize) -> bool {
+        self.deaths.buried.contains(&rank)
+    }
+
+    pub fn may_be_dead(&self, rank: usize) -> bool {
+        self.deaths.killed.contains(&rank)
+    }
+}

@@ -1,0 +1,105 @@
+//! The directory's process: it answers when its disk has what it answers, and comes back with that.
+
+use std::collections::BTreeMap;
+
+use meander_core::directory::{Change, Directory, Record, Reply, Request};
+use meander_core::{Contact, PortId};
+
+/// Where, in the answering of one question, the process is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    BeforeTheDisk,
+    BeforeTheAnswer,
+}
+
+#[derive(Debug)]
+pub(crate) struct DirectoryHost {
+    /// `None` while no process of it runs.
+    machine: Option<Directory>,
+    disk: BTreeMap<PortId, Record>,
+    /// What it said of each port before it said what it says now.
+    earlier: BTreeMap<PortId, Contact>,
+    /// The next question kills it.
+    doomed: Option<Moment>,
+}
+
+impl DirectoryHost {
+    pub fn new() -> DirectoryHost {
+        DirectoryHost {
+            machine: Some(Directory::default()),
+            disk: BTreeMap::new(),
+            earlier: BTreeMap::new(),
+            doomed: None,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.machine.is_some()
+    }
+
+    /// The answer; `None` where the process is not there, or is killed before it answers.
+    pub fn ask(&mut self, question: Request) -> Option<Reply> {
+        let machine = self.machine.as_mut()?;
+        let (reply, change) = machine.handle(question);
+        if self.doomed == Some(Moment::BeforeTheDisk) {
+            self.crash();
+            return None;
+        }
+        if let Some(change) = change {
+            self.write(change);
+        }
+        if self.doomed == Some(Moment::BeforeTheAnswer) {
+            self.crash();
+            return None;
+        }
+        Some(reply)
+    }
+
+    fn write(&mut self, change: Change) {
+        let (port, record) = match change {
+            Change::Put(port, record) => (port, record),
+            Change::Replace {
+                forget,
+                port,
+                record,
+            } => {
+                self.disk.remove(&forget);
+                (port, record)
+            }
+        };
+        if let Some(old) = self.disk.insert(port, *record) {
+            self.earlier.insert(port, old.entry.contact(port));
+        }
+    }
+
+    /// An answer that was right once.
+    pub fn stale(&self, port: PortId) -> Option<Contact> {
+        self.earlier.get(&port).cloned()
+    }
+
+    /// Whether the disk has it that the port's process has ended.
+    pub fn has_ended(&self, port: PortId) -> bool {
+        let mut disk = Directory::from_records(self.disk.get(&port).cloned().map(|it| (port, it)));
+        let (reply, _) = disk.handle(Request::Lookup { port });
+        matches!(reply, Reply::Ended(_))
+    }
+
+    pub fn crash(&mut self) {
+        self.machine = None;
+        self.doomed = None;
+    }
+
+    /// The next question that comes is the last.
+    pub fn doom(&mut self, moment: Moment) {
+        self.doomed = Some(moment);
+    }
+
+    /// It comes back with what the disk has.
+    pub fn restart(&mut self) {
+        self.doomed = None;
+        if self.machine.is_none() {
+            let records = self.disk.clone();
+            self.machine = Some(Directory::from_records(records));
+        }
+    }
+}
