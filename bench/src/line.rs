@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use meander::{
-    EventHandler, MessageKey, Outgoing, Payload, Port, PortId, Posted, SendId, SendMode, Sink,
-    Source, Stream, StreamKey,
+    Credit, EventHandler, MessageKey, Outgoing, Payload, Port, PortId, Posted, SendId, SendMode,
+    Sink, Source, Stream, StreamKey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -202,8 +202,9 @@ impl Source for Shared {
 }
 
 impl EventHandler for Events {
-    fn message(&mut self, _: StreamKey, _: &[u8], payload: Payload<'_>) {
+    fn message(&mut self, _: StreamKey, _: &[u8], payload: Payload<'_>) -> Credit {
         self.arrived.push_back(payload.len());
+        Credit::Return
     }
     fn envelope(&mut self, _: StreamKey, _: &[u8], message: MessageKey, len: u64) {
         self.announced.push_back((message, len));

@@ -10,7 +10,7 @@ use crate::datatype::View;
 use crate::envelope::{Context, Envelope, Header};
 use crate::errors::Error;
 use crate::handles::RequestKey;
-use crate::inbox::{Arrival, Inbox};
+use crate::inbox::Inbox;
 use crate::matching::Pattern;
 use crate::request::{Outcome, Request, State};
 
@@ -198,7 +198,7 @@ impl Engine {
             }
         };
         let bytes = bytes.into_boxed_slice();
-        self.inbox.keep(envelope, Arrival::Here { bytes, sender });
+        self.inbox.keep(envelope, bytes, sender, None);
         Ok(sender.map_or(Started::Complete, Started::Pending))
     }
 }

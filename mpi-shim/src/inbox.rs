@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use meander::{EventHandler, MessageKey, Payload, Port, PortId, SendId, Sink, Source, StreamKey};
+use meander::{
+    Credit, EventHandler, MessageKey, Payload, Port, PortId, SendId, Sink, Source, StreamKey,
+};
 use rustc_hash::FxHashMap;
 use slotmap::SlotMap;
 
@@ -13,7 +15,6 @@ use crate::ending;
 use crate::envelope::{Envelope, Header};
 use crate::errors::Error;
 use crate::handles::RequestKey;
-use crate::init::UNEXPECTED_VARIABLE;
 use crate::matching::Matcher;
 use crate::request::{Outcome, Request, State};
 
@@ -28,6 +29,8 @@ pub enum Arrival {
         bytes: Box<[u8]>,
         /// A synchronous send of this same rank that waits for the match.
         sender: Option<RequestKey>,
+        /// Whose credit for it has been held back.
+        owed: Option<StreamKey>,
     },
     /// Its payload waits at the sender.
     There {
@@ -156,11 +159,18 @@ impl Inbox {
     /// A receive and a message have met.
     pub fn meet(&mut self, key: RequestKey, envelope: Envelope, arrival: Arrival) {
         match arrival {
-            Arrival::Here { bytes, sender } => {
+            Arrival::Here {
+                bytes,
+                sender,
+                owed,
+            } => {
                 self.unexpected_bytes -= bytes.len() as u64;
                 self.deliver(key, envelope, &bytes);
                 if let Some(sender) = sender {
                     self.complete(sender, Outcome::sent());
+                }
+                if let Some(from) = owed {
+                    self.port.return_credit(from, bytes.len() as u64);
                 }
             }
             Arrival::There { message, len } => self.pull(key, envelope, message, len),
@@ -248,22 +258,24 @@ impl Inbox {
         self.complete(key, outcome);
     }
 
-    /// Keeps a message that no receive has met.
-    pub fn keep(&mut self, envelope: Envelope, arrival: Arrival) {
-        if let Arrival::Here { bytes, .. } = &arrival {
-            self.unexpected_bytes += bytes.len() as u64;
-            if self.unexpected_bytes > self.unexpected_bytes_max {
-                ending::end_job(
-                    crate::constants::ERR_NO_MEM,
-                    &format!(
-                        "more than {} bytes of messages have come that no receive has asked for; \
-                         set {UNEXPECTED_VARIABLE} to allow more",
-                        self.unexpected_bytes_max
-                    ),
-                );
-            }
-        }
+    /// Keeps a message that no receive has met. `from` is where the credit for it is due; past the
+    /// bound that waits for the receive, so that more payload stays with its sender.
+    pub fn keep(
+        &mut self,
+        envelope: Envelope,
+        bytes: Box<[u8]>,
+        sender: Option<RequestKey>,
+        from: Option<StreamKey>,
+    ) -> Credit {
+        self.unexpected_bytes += bytes.len() as u64;
+        let owed = from.filter(|_| self.unexpected_bytes > self.unexpected_bytes_max);
+        let arrival = Arrival::Here {
+            bytes,
+            sender,
+            owed,
+        };
         self.matcher.keep(envelope, arrival);
+        owed.map_or(Credit::Return, |_| Credit::Hold)
     }
 
     /// Complains where a rank of the world is dead.
@@ -372,15 +384,14 @@ impl Inbox {
 }
 
 impl EventHandler for Inbox {
-    fn message(&mut self, _from: StreamKey, app: &[u8], payload: Payload<'_>) {
+    fn message(&mut self, from: StreamKey, app: &[u8], payload: Payload<'_>) -> Credit {
         let Header { envelope, .. } = Inbox::decode(app);
         match self.matcher.arrive(&envelope) {
-            Some(key) => self.deliver(key, envelope, &payload),
-            None => {
-                let bytes = payload.to_vec().into_boxed_slice();
-                let sender = None;
-                self.keep(envelope, Arrival::Here { bytes, sender });
+            Some(key) => {
+                self.deliver(key, envelope, &payload);
+                Credit::Return
             }
+            None => self.keep(envelope, payload.to_vec().into(), None, Some(from)),
         }
     }
 
@@ -392,7 +403,7 @@ impl EventHandler for Inbox {
         match self.matcher.arrive(&envelope) {
             Some(key) => self.pull(key, envelope, message, len),
             None if fetch_ahead && len > 0 => self.fetch(envelope, message, len),
-            None => self.keep(envelope, Arrival::There { message, len }),
+            None => self.matcher.keep(envelope, Arrival::There { message, len }),
         }
     }
 

@@ -120,6 +120,16 @@ impl Port {
         self.settle_answers(state);
     }
 
+    /// Gives a sender the credit back for `bytes` of payload that a handler answered with
+    /// [`Credit::Hold`](crate::Credit::Hold).
+    pub fn return_credit(&self, from: StreamKey, bytes: u64) {
+        let Ok(mut state) = self.shared().enter() else {
+            return;
+        };
+        state.engine.core.consumed(from, bytes);
+        self.settle_answers(state);
+    }
+
     /// Puts answers to envelopes on their way: at once, or, for those given by a handler, together
     /// when it has been told everything.
     fn settle_answers(&self, mut state: Guard<'_>) {

@@ -83,14 +83,24 @@ impl Deref for Payload<'_> {
     }
 }
 
+/// When the sender of a message gets the credit for its payload back. Without credit its messages
+/// come as envelopes, and their payloads wait with it until they are pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credit {
+    /// Now: the message is read.
+    Return,
+    /// When [`crate::Port::return_credit`] is called.
+    Hold,
+}
+
 /// Takes what happened on the streams of [`crate::Port::fixed_stream`].
 ///
 /// The port is not locked while it is called: every method of [`crate::Port`] may be used inside,
 /// though a nested [`crate::Port::progress`] delivers nothing. Messages and envelopes of one stream
-/// come in the order they were sent; a message counts as read when the call returns.
+/// come in the order they were sent.
 pub trait EventHandler {
-    /// A message, with its payload.
-    fn message(&mut self, from: StreamKey, app: &[u8], payload: Payload<'_>);
+    /// A message, with its payload. What is returned says when the sender may send as much again.
+    fn message(&mut self, from: StreamKey, app: &[u8], payload: Payload<'_>) -> Credit;
     /// A message whose payload of `len` bytes waits at the sender, for
     /// [`crate::Port::pull`] or [`crate::Port::decline`].
     fn envelope(&mut self, from: StreamKey, app: &[u8], message: MessageKey, len: u64);

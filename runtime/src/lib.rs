@@ -34,7 +34,8 @@ pub use config::{Config, TcpConfig};
 pub use error::Error;
 pub use fork::announce_forks;
 pub use handler::{
-    EventHandler, MessageKey, Outgoing, Payload, Posted, SendId, SendMode, Sink, Source, StreamKey,
+    Credit, EventHandler, MessageKey, Outgoing, Payload, Posted, SendId, SendMode, Sink, Source,
+    StreamKey,
 };
 pub use meander_core::{
     Contact, Epoch, JobId, Key, Limits, Location, NodeName, PortId, Seq, StreamId, StreamKind,

@@ -117,6 +117,46 @@ fn a_synchronous_send_completes_when_it_is_matched() {
 }
 
 #[test]
+fn without_credit_messages_come_as_envelopes_until_it_is_returned() {
+    const BYTES: usize = 1024;
+    let (left, right) = pair();
+    let to = left.fixed_stream(right.id());
+    let window = left.limits().window_bytes as usize / BYTES;
+    let send = |number: usize| {
+        let body = pattern(BYTES, number);
+        left.post(to, b"", Outgoing::Bytes(&body), SendMode::Standard)
+            .unwrap();
+    };
+    (0..window + 10).for_each(send);
+    let mut sender = Collector::default();
+    let mut got = Collector {
+        holds: true,
+        ..Collector::default()
+    };
+    until(&mut [(&right, &mut got), (&left, &mut sender)], |got| {
+        got[0].messages.len() + got[0].envelopes.len() == window + 10
+    });
+    assert!(got.messages.len() <= window && got.envelopes.len() >= 10);
+    for (message, _, len) in got.envelopes.drain(..) {
+        right.pull(message, Box::new(vec![0; BYTES]), len);
+    }
+    for (from, bytes) in got.held.drain(..) {
+        right.return_credit(from, bytes);
+    }
+    until(&mut [(&right, &mut got), (&left, &mut sender)], |got| {
+        got[0].messages.len() + got[0].pulled.len() == window + 10
+    });
+    // With the credit back, payloads travel with their messages again.
+    let before = got.messages.len();
+    std::thread::sleep(Duration::from_millis(50));
+    left.progress(&mut sender);
+    send(0);
+    until(&mut [(&right, &mut got), (&left, &mut sender)], |got| {
+        got[0].messages.len() == before + 1
+    });
+}
+
+#[test]
 fn a_pull_takes_no_more_than_it_wants() {
     let (left, right) = pair();
     let to = left.fixed_stream(right.id());

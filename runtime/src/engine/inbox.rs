@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use meander_core::{PortId, Seq, StreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::handler::{EventHandler, MessageKey, Payload, SendId, Sink, Source, StreamKey};
+use crate::handler::{Credit, EventHandler, MessageKey, Payload, SendId, Sink, Source, StreamKey};
 
 /// What has happened on fixed streams and waits for the [`EventHandler`], in order.
 #[derive(Default)]
@@ -13,7 +13,7 @@ pub(crate) struct Inbox {
     events: VecDeque<Event>,
     /// Application headers and payloads, one after the other.
     bytes: Vec<u8>,
-    /// Bytes of payload delivered, and not yet reported to the protocol as read.
+    /// Bytes of payload delivered and read, and not yet reported to the protocol as read.
     read: Vec<(StreamKey, u64)>,
 }
 
@@ -103,7 +103,10 @@ impl Inbox {
                     len,
                 } => {
                     let body = start + usize::from(app_len);
-                    handler.message(from, &bytes[start..body], Payload(&bytes[body..body + len]));
+                    let payload = Payload(&bytes[body..body + len]);
+                    if handler.message(from, &bytes[start..body], payload) == Credit::Hold {
+                        continue;
+                    }
                     match read.last_mut() {
                         Some((stream, bytes)) if *stream == from => *bytes += len as u64,
                         _ => read.push((from, len as u64)),
@@ -133,7 +136,7 @@ impl Inbox {
         self.bytes.shrink_to(KEEP_BYTES);
     }
 
-    /// How many bytes of payload of each stream have been delivered since this was last asked.
+    /// How many bytes of payload of each stream have been read since this was last asked.
     pub fn take_read(&mut self) -> impl Iterator<Item = (StreamKey, u64)> {
         self.read.drain(..)
     }
@@ -201,10 +204,11 @@ impl From<At> for StreamKey {
 struct Saver(Vec<SavedEvent>);
 
 impl EventHandler for Saver {
-    fn message(&mut self, from: StreamKey, app: &[u8], payload: Payload<'_>) {
+    fn message(&mut self, from: StreamKey, app: &[u8], payload: Payload<'_>) -> Credit {
         let at = At(from.peer, from.stream);
         self.0
             .push(SavedEvent::Message(at, app.to_vec(), payload.to_vec()));
+        Credit::Return
     }
     fn envelope(&mut self, from: StreamKey, app: &[u8], message: MessageKey, len: u64) {
         let at = At(from.peer, from.stream);

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use meander::{
-    Config, EventHandler, Key, MessageKey, Payload, Port, PortId, SendId, Sink, Source, StreamKey,
+    Config, Credit, EventHandler, Key, MessageKey, Payload, Port, PortId, SendId, Sink, Source,
+    StreamKey,
 };
 
 pub const SOME_TIME: Option<Duration> = Some(Duration::from_secs(30));
@@ -46,11 +47,19 @@ pub struct Collector {
     pub returned: usize,
     pub pulled: Vec<(MessageKey, Vec<u8>)>,
     pub dead: Vec<PortId>,
+    /// Whether credit for messages is held back; and what was.
+    pub holds: bool,
+    pub held: Vec<(StreamKey, u64)>,
 }
 
 impl EventHandler for Collector {
-    fn message(&mut self, _: StreamKey, app: &[u8], payload: Payload<'_>) {
+    fn message(&mut self, from: StreamKey, app: &[u8], payload: Payload<'_>) -> Credit {
         self.messages.push((app.to_vec(), payload.to_vec()));
+        if self.holds {
+            self.held.push((from, payload.len() as u64));
+            return Credit::Hold;
+        }
+        Credit::Return
     }
     fn envelope(&mut self, _: StreamKey, app: &[u8], message: MessageKey, len: u64) {
         self.envelopes.push((message, app.to_vec(), len));
@@ -110,9 +119,10 @@ impl Reader {
 }
 
 impl EventHandler for Reader {
-    fn message(&mut self, _: StreamKey, app: &[u8], payload: Payload<'_>) {
+    fn message(&mut self, _: StreamKey, app: &[u8], payload: Payload<'_>) -> Credit {
         self.received.push((app.to_vec(), Some(payload.to_vec())));
         self.complete += 1;
+        Credit::Return
     }
     fn envelope(&mut self, _: StreamKey, app: &[u8], message: MessageKey, len: u64) {
         self.pulling.insert(message, self.received.len());
