@@ -12,10 +12,13 @@
 use std::env;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use meander::{Contact, JobId, Key};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::ending::node_name;
 use crate::errors::Error;
 use crate::native::own_path;
 
@@ -23,6 +26,8 @@ use crate::native::own_path;
 pub const PROGRAM_VARIABLE: &str = "MEANDER_WIREUP";
 /// Its name beside this library.
 const PROGRAM: &str = "meander-wireup";
+/// How long the others may take before a rank says that it waits.
+const LONG: Duration = Duration::from_secs(30);
 /// Longest contact, in bytes.
 const CONTACT_BYTES_MAX: usize = 1 << 16;
 
@@ -124,16 +129,33 @@ impl WireUp {
     }
 
     fn read(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        let helper = self.child.id();
         let pipe = self
             .child
             .stdout
             .as_mut()
             .ok_or_else(|| broken(&"no pipe"))?;
+        if !is_readable_within(pipe, LONG) {
+            // No error: a launcher that starts the last ranks late is in order.
+            eprintln!(
+                "meander: {}: this rank has waited {} s for the other ranks to reach MPI_Init; its \
+                 helper {PROGRAM} (process {helper}) is in the native MPI_Init",
+                node_name(),
+                LONG.as_secs()
+            );
+        }
         pipe.read_exact(bytes).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => broken(&"it ended too early; see its own words above"),
             _ => broken(&error),
         })
     }
+}
+
+/// Also at the end of the pipe; and when that can't be told.
+fn is_readable_within(pipe: &ChildStdout, limit: Duration) -> bool {
+    let mut on = [PollFd::new(pipe, PollFlags::IN)];
+    let limit = Timespec::try_from(limit).ok();
+    poll(&mut on, limit.as_ref()) != Ok(0)
 }
 
 fn program() -> Result<PathBuf, Error> {
