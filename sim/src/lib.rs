@@ -16,6 +16,7 @@ mod healing;
 mod host;
 mod moves;
 mod network;
+pub mod star;
 mod trace;
 mod transport;
 mod world;
