@@ -5,6 +5,7 @@
 //! after round, so that whatever else the machine does meets all of them; what is reported is the
 //! median of the rounds.
 
+mod directory;
 mod fork;
 mod line;
 mod measure;
@@ -36,6 +37,9 @@ enum Command {
     /// Latency before and after the other end of a stream moves to another process, and the gap
     /// meanwhile.
     Migrate(MigrateOptions),
+    /// What the directory costs: a look-up and a move with many ports in it, and a move of a port
+    /// with many peers.
+    Directory(directory::Options),
     /// The other process of a measurement; it is started by the first.
     #[command(hide = true)]
     Peer,
@@ -88,6 +92,7 @@ fn main() -> anyhow::Result<()> {
         Command::Latency(options) => (Measure::Latency, options, LATENCY_SIZES),
         Command::Bandwidth(options) => (Measure::Bandwidth, options, BANDWIDTH_SIZES),
         Command::Migrate(options) => return print_migrate(&options),
+        Command::Directory(options) => return directory::run(&options),
         Command::Peer => return peer::serve(),
         Command::Successor => return peer::succeed(),
     };

@@ -18,6 +18,7 @@ mod wire;
 
 pub use connection::Connection;
 pub use place::{Place, Places};
+pub use store::Store;
 pub use wire::{Role, role_at};
 
 use std::path::PathBuf;
