@@ -72,7 +72,7 @@ pub fn setup() -> Result<(), Failure> {
 fn packages() -> Result<(), Failure> {
     if !in_path("dpkg-query") {
         return Err(Failure::new(
-            "this is no Debian: install an MPI library with its headers, libclang, iproute2 and CRIU \
+            "this is no Debian: install an MPI library with its headers, libclang, protoc, iproute2 and CRIU \
              by hand, then use cargo itself (CONTRIBUTING.md says how)",
         ));
     }

@@ -29,7 +29,7 @@ pub(super) fn unwell(agent: &Agent) -> Result<BTreeMap<NodeName, Health>, Error>
     find_out(agent, FRESH)
 }
 
-/// Whether a node is taken for dead. Where that can't be found out it is not.
+/// Whether a node is taken for dead. Where that can't be found out it is not. `[R53]`
 pub(super) fn is_dead(agent: &Agent, node: &NodeName) -> bool {
     // A good word may be a moment old, but not a bad one: the node may just have come back.
     let dead = |age| {

@@ -17,7 +17,7 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A directory. Calls block; several threads may call at once.
 pub trait Backend: Send + Sync {
     /// Asks once, and says how sure it is that the question did not arrive. What is answered is
-    /// durable (R23), an epoch is left only by compare-and-set (R18).
+    /// durable `[R23]`, an epoch is left only by compare-and-set `[R18]`.
     fn ask(&self, request: &Request) -> Asked;
 
     /// Returns as soon as what is known of the port differs from `seen`, and after `wait` (at most

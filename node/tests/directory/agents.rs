@@ -58,6 +58,7 @@ fn agents_keep_their_directory_in_etcd() {
     assert!(alive.contains(&NodeName("a".into())) && alive.contains(&NodeName("b".into())));
 }
 
+/// `[R53]`
 #[test]
 fn a_node_that_is_silent_for_a_lease_is_shown_so_and_said_to_be() {
     let mut cluster = with_short_leases();

@@ -16,6 +16,7 @@ const NODES: [&str; 3] = ["a", "b", "c"];
 /// Hand-overs with a kill at some moment.
 const WILD: u64 = 16;
 
+/// `[R52]`
 #[test]
 fn it_goes_where_it_is_told_to_and_stays_there() {
     let mut cluster = start(&[]);
@@ -89,7 +90,7 @@ fn what_can_not_hold_it_is_refused() {
     assert_eq!(holders(&cluster), ["a"]);
 }
 
-/// Either side is killed at each step: one node holds it then, with everything that was answered.
+/// Either side is killed at each step: one node holds it then, with everything that was answered. `[R51]`
 #[test]
 fn a_kill_in_the_middle_leaves_it_on_one_node() {
     const POINTS: [&str; 3] = ["directory-giving", "directory-taken", "directory-gone"];

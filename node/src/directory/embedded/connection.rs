@@ -133,7 +133,7 @@ impl Connection {
         asked.map_err(lost)
     }
 
-    /// A connection to the node that holds the directory.
+    /// A connection to the node that holds the directory. `[R52]`
     fn reach(&self) -> Result<Secure, Error> {
         let started = Instant::now();
         let mut place = self.places.last();

@@ -5,7 +5,7 @@
 //! other                       Taking, on the disk                        Holder
 //! ```
 //!
-//! The step to `Gone` decides. A holder that is killed before it finds itself `Giving` and goes on
+//! The step to `Gone` decides `[R51]`. A holder that is killed before it finds itself `Giving` and goes on
 //! holding, in the term that failed; the other asks it, and gives up. After it the other begins, by
 //! word of the holder or by asking it. From `Giving` on the holder answers nobody until it has
 //! decided.

@@ -3,8 +3,8 @@
 //! A question is answered in three steps: read the port's record, have core's own directory decide
 //! over that one record, and make the change in a transaction that holds only if the record is
 //! still at the revision that was read; otherwise begin again. So an epoch is left by
-//! compare-and-set as everywhere (R18), a question asked again is answered as before (R24), and
-//! etcd's majority is the disk (R23).
+//! compare-and-set as everywhere `[R18]`, a question asked again is answered as before `[R24]`, and
+//! etcd's majority is the disk `[R23]`.
 //!
 //! A transaction whose answer is lost may have happened, and may even happen later. It is found out
 //! by beginning again: whatever is concluded from a later read, the late one can only succeed if
