@@ -6,6 +6,8 @@ pub mod cluster;
 pub mod commands;
 pub mod directory;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod guardian;
 pub mod hidden;
 pub mod keyfile;

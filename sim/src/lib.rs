@@ -16,6 +16,7 @@ mod healing;
 mod host;
 mod moves;
 mod network;
+mod pair;
 pub mod star;
 mod trace;
 mod transport;
@@ -23,5 +24,6 @@ mod world;
 
 pub use checkers::{Fault, StreamName};
 pub use coverage::{Coverage, REQUIRED};
+pub use pair::run_script;
 pub use transport::{Ether, SimTransport};
 pub use world::{Plan, Report, World, run};

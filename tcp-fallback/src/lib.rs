@@ -12,6 +12,8 @@
 #![forbid(unsafe_code)]
 
 mod address;
+#[cfg(fuzzing)]
+pub mod feed;
 mod incoming;
 mod link;
 mod outgoing;

@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::process::{Failure, artifact, cargo, root_prefix};
-use crate::{build, debian};
+use crate::process::{Failure, artifact, cargo, host_triple, root_prefix};
+use crate::{build, debian, fuzz};
 
 /// How many tests of a layer ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub enum Layer {
     Unit,
     /// The protocol on virtual time, by seeds; then with faults planted, which must be found.
     Simulator,
+    /// The corpus of every fuzz target, and a minute of new inputs.
+    Fuzz,
     /// The release build, which the next two run.
     Build,
     /// The scenarios, in labs, one after the other.
@@ -77,11 +79,12 @@ pub enum Layer {
 
 impl Layer {
     /// Every layer, in the order in which they run.
-    pub const ALL: [Layer; 7] = [
+    pub const ALL: [Layer; 8] = [
         Layer::Format,
         Layer::Lint,
         Layer::Unit,
         Layer::Simulator,
+        Layer::Fuzz,
         Layer::Build,
         Layer::Scenarios,
         Layer::Demo,
@@ -94,6 +97,7 @@ impl Layer {
             Layer::Lint => "lint",
             Layer::Unit => "unit",
             Layer::Simulator => "simulator",
+            Layer::Fuzz => "fuzz",
             Layer::Build => "build",
             Layer::Scenarios => "scenarios",
             Layer::Demo => "demo",
@@ -146,6 +150,7 @@ impl Layer {
                 counts.add(once(&mut mutants())?);
                 Ok(counts)
             }
+            Layer::Fuzz => fuzz::run(None, fuzz::SECONDS_DEFAULT, false).map(Counts::of),
             Layer::Build => {
                 debian::setup()?;
                 build::release().map(|()| Counts::PASSED)
@@ -236,17 +241,6 @@ fn cargo_as_root() -> Result<Command, Failure> {
     // Their errors name what happened; the way there through the test harness says nothing.
     cargo.env("RUST_LIB_BACKTRACE", "0");
     Ok(cargo)
-}
-
-fn host_triple() -> Result<String, Failure> {
-    let output = Command::new("rustc").arg("-vV").output();
-    let text = output
-        .map_err(|error| Failure::new(format!("cannot run rustc: {error}")))?
-        .stdout;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned)
-        .ok_or_else(|| Failure::new("rustc -vV names no host"))
 }
 
 /// A layer that is one check.

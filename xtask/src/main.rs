@@ -3,6 +3,7 @@
 
 mod build;
 mod debian;
+mod fuzz;
 mod layer;
 mod process;
 mod rules;
@@ -30,11 +31,13 @@ Work on it:
   setup             install what is missing: Debian packages, and a CRIU that works on this kernel
   build             the release build: target/release/meander and libmeander_mpi.so
   test              format, lint, every test, the demo; the last line counts them
-  test LAYER...     only these layers: format lint unit simulator build scenarios demo
+  test LAYER...     only these layers: format lint unit simulator fuzz build scenarios demo
   sim --seeds N     the protocol through moves and failures on virtual time
   sim --seed X      one of these runs, with all that happens in it
   rules             the rules of docs/protocol.md and the places that cite them agree
   mutants           plants faults in the protocol; the simulator must find each
+  fuzz [--seconds N] [--keep] [TARGET]   the corpus, then new inputs to decoders and ports for a minute;
+                    --keep takes what was learnt into the corpus
   downtime          measures moves: phase by phase, and what a peer feels of them
   soak [MINUTES]    the scenarios again and again, an hour if nothing is said
 
@@ -90,6 +93,7 @@ fn run(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
                 ExitCode::FAILURE
             });
         }
+        ["fuzz", rest @ ..] => return fuzz(rest),
         ["soak"] => return test::soak(SOAK_MINUTES_DEFAULT),
         ["soak", minutes] => {
             let minutes = minutes.parse().map_err(|_| {
@@ -105,6 +109,27 @@ fn run(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn fuzz(words: &[&str]) -> Result<ExitCode, Failure> {
+    let (mut target, mut seconds, mut keep) = (None, fuzz::SECONDS_DEFAULT, false);
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--keep" => keep = true,
+            "--seconds" => {
+                let number = words.next().and_then(|number| number.parse().ok());
+                seconds = number
+                    .ok_or_else(|| Failure::new("fuzz: --seconds wants a number of seconds"))?;
+            }
+            name => target = Some(name),
+        }
+    }
+    Ok(if fuzz::run(target, seconds, keep)? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// `here` is where the user is, and where `lab run` runs its command.

@@ -88,6 +88,18 @@ pub fn cargo() -> Command {
     cargo
 }
 
+/// What Rust calls this kind of machine.
+pub fn host_triple() -> Result<String, Failure> {
+    let output = Command::new("rustc").arg("-vV").output();
+    let text = output
+        .map_err(|error| Failure::new(format!("cannot run rustc: {error}")))?
+        .stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned)
+        .ok_or_else(|| Failure::new("rustc -vV names no host"))
+}
+
 /// Runs a command on our terminal and waits for it.
 pub fn run(command: &mut Command) -> Result<Ended, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();

@@ -248,6 +248,10 @@ impl Port {
         }
         let arg = header.arg.get();
         let arrival = match kind {
+            // Nothing but the first item of a stream that the peer has just made. `[R10]`
+            FrameKind::Open if stream.opening != Opening::Offered || seq != Seq(0) => {
+                return Err(Violation::Kind(header.kind));
+            }
             FrameKind::Open => {
                 let kind = stream.kind;
                 Arrival::Opened {

@@ -20,7 +20,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is asked of a guardian.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Demand {
+pub(crate) enum Demand {
     /// The rank is frozen: hand over the line to the shadow.
     Depart,
     /// The move did not happen: take it back.
@@ -30,7 +30,7 @@ pub(super) enum Demand {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum Reply {
+pub(crate) enum Reply {
     Baton(Box<Baton>),
     Done,
     Failed(String),

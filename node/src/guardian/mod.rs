@@ -9,7 +9,7 @@
 //! guardian with the image. Then [`Handle::stay`] (rolled back) or [`Handle::gone`] (committed:
 //! instead of `become_shadow` or `Hold::kill`).
 
-mod control;
+pub(crate) mod control;
 mod outputs;
 mod relay;
 mod stdin;

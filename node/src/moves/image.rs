@@ -29,7 +29,7 @@ const PERIOD: Duration = Duration::from_millis(50);
 
 /// What comes before the files.
 #[derive(Serialize, Deserialize)]
-struct Header {
+pub(crate) struct Header {
     manifest: Manifest,
     baton: Option<Baton>,
     files: Vec<(String, u64)>,

@@ -6,7 +6,7 @@
 
 pub mod destination;
 mod hearing;
-mod image;
+pub(crate) mod image;
 mod journal;
 pub(crate) mod pause;
 mod report;

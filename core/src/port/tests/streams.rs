@@ -309,3 +309,26 @@ fn the_first_word_on_an_opened_stream_is_its_answer() {
     b.answer(Time(0), from, true).unwrap();
     b.send(Time(0), from, message(1, false)).unwrap();
 }
+
+/// A stream is opened once, and not by the side whose number it has. `[R10]`
+#[test]
+fn a_stream_that_is_there_can_not_be_opened() {
+    let (mut a, mut b, at) = pair();
+    let open = |port: &mut Port, link, stream: StreamId, seq: u64| {
+        let mut header = FrameHeader::new(FrameKind::Open);
+        header.stream = stream.0.into();
+        header.seq = seq.into();
+        let frame = Frame {
+            header,
+            app: AppHeader::new(),
+            body: crate::transport::Body::Empty,
+        };
+        deliver(port, link, &frame)
+    };
+    let broken = Err(Violation::Kind(FrameKind::Open as u8));
+    let ours = a.open(Time(0), at.peer, 5, StreamKind::Messages).unwrap();
+    converse(&mut a, &mut b).unwrap();
+    assert_eq!(open(&mut a, NEAR, ours, 0), broken);
+    assert_eq!(open(&mut b, FAR, ours, 1), broken);
+    assert_eq!(open(&mut b, FAR, at.stream, 1), broken);
+}
