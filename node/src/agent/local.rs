@@ -155,13 +155,18 @@ fn move_directory(agent: &Agent, stream: &mut UnixStream, to: &NodeName) -> Resu
         return Err(Refusal::not_possible(why));
     }
     agent.cluster.address(to).map_err(Refusal::not_possible)?;
-    keeper::place(agent).map_err(Refusal::not_possible)?;
+    // What was said is a reason; else nobody said anything.
+    let refusal = |error| match error {
+        Error::Trouble(why) => Refusal::not_possible(why),
+        other => Refusal::unreachable(other),
+    };
+    keeper::place(agent).map_err(refusal)?;
     if to == agent.node() {
         keeper::start_one(agent).map_err(Refusal::unreachable)?;
     } else {
         remote::start_directory(agent, to).map_err(Refusal::unreachable)?;
     }
-    let place = keeper::hand_over(agent, to).map_err(Refusal::not_possible)?;
+    let place = keeper::hand_over(agent, to).map_err(refusal)?;
     let place = place.to_string();
     let _ = frame::write(stream, &ToUser::DirectoryAt { place });
     Ok(())

@@ -85,10 +85,6 @@ pub fn run(config: Config) -> Result<(), Error> {
     });
 
     keeper::start(&agent)?;
-    // Before any rank: one is not listed on a node that looks dead.
-    if let Err(error) = agent.directory.hold_lease(agent.node()) {
-        tracing::warn!("{error}; agent and ranks go on without it, and ask again");
-    }
     let _lease = Lease::hold(&agent.directory, agent.node());
     // Last: whoever finds the socket finds an agent that can answer.
     let users = listen_locally()?;

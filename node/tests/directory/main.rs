@@ -36,7 +36,8 @@ pub fn entry(epoch: u64, node: &str) -> Entry {
         },
         uid: 1000,
         pid: 7,
-        host_pid: 4711,
+        // One that lives: an agent that starts has what does not live forgotten.
+        host_pid: 1,
         shadow: None,
     }
 }

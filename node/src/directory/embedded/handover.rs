@@ -149,12 +149,14 @@ pub(super) fn find_out_later(shared: &Arc<Shared>) {
             let Role::Taking { term, from, before } = shared.lock().role.clone() else {
                 return;
             };
-            // It does not answer while it has not decided.
+            // It does not answer while it has not decided. One that knows nothing of the term has lost
+            // its file, and can't say.
             let next = match role_at(&shared.cluster, &shared.key, &from) {
                 Ok(Role::Gone { term: given, to }) if given == term && to == shared.node => {
                     Role::Holder { term }
                 }
                 Ok(Role::Giving { .. }) | Err(_) => continue,
+                Ok(role) if role.term() < term => continue,
                 Ok(_) => before.map_or(Role::Nothing, |(term, to)| Role::Gone { term, to }),
             };
             let mut state = shared.lock();
