@@ -130,3 +130,67 @@ impl Rows {
         mac
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use meander::{Epoch, JobId, Location};
+    use meander_core::directory::{Change, Directory, Entry, Identity, Request};
+
+    use super::*;
+
+    fn record(port: PortId) -> Record {
+        let identity = Identity {
+            job: JobId("j".into()),
+            rank: 0,
+            size: 1,
+            program: "p".into(),
+        };
+        let entry = Entry {
+            identity,
+            epoch: Epoch(2),
+            location: Location::default(),
+            uid: 3,
+            pid: 4,
+            host_pid: 5,
+            shadow: None,
+        };
+        match Directory::default()
+            .handle(Request::Register { port, entry })
+            .1
+        {
+            Some(Change::Put(_, record)) => *record,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_who_has_the_key_makes_a_record_and_only_for_its_port() {
+        let (port, other) = (PortId(7), PortId(8));
+        let rows = Rows::new(&Key([1; 32]));
+        let sealed = rows.seal(port, &record(port)).unwrap();
+        assert_eq!(rows.open(port, &sealed), Ok(record(port)));
+        assert!(rows.open(other, &sealed).is_err(), "another port's row");
+        assert!(Rows::new(&Key([2; 32])).open(port, &sealed).is_err());
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            assert!(rows.open(port, &changed).is_err(), "byte {at}");
+            assert!(rows.open(port, &sealed[..at]).is_err(), "{at} bytes");
+        }
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_ports_and_can_be_read_back() {
+        let rows = Rows::new(&Key([1; 32]));
+        let ports = [PortId(0), PortId(9), PortId(10), PortId(u128::MAX)];
+        let keys: Vec<String> = ports.iter().map(|port| rows.port(*port)).collect();
+        assert!(keys.is_sorted());
+        for (port, key) in ports.iter().zip(&keys) {
+            assert_eq!(rows.port_of(key.as_bytes()), Some(*port));
+            assert!(rows.after(*port) > key.clone().into_bytes());
+            assert!(*key < rows.after_all_ports());
+        }
+        let node = NodeName("n1".into());
+        assert_eq!(rows.node_of(rows.node(&node).as_bytes()), Some(node));
+    }
+}

@@ -128,17 +128,13 @@ impl Members {
         loop {
             for turn in 0..self.endpoints.len() {
                 let at = (first + turn) % self.endpoints.len();
-                let limit = deadline.min(tokio::time::Instant::now() + CALL_TIMEOUT);
-                let called = async { call(self.client(at).await?).await };
-                let why = match tokio::time::timeout_at(limit, called).await {
-                    Ok(Ok(answer)) => {
+                last = match self.call_at(at, deadline, &call).await {
+                    Ok(answer) => {
                         self.preferred.store(at, Ordering::Relaxed);
                         return Ok(answer);
                     }
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "does not answer".into(),
+                    Err(why) => why,
                 };
-                last = format!("{}: {why}", self.endpoints[at]);
                 tracing::debug!("etcd at {last}");
                 if tokio::time::Instant::now() >= deadline {
                     return Err(last);
@@ -162,6 +158,22 @@ impl Members {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let at = self.preferred.load(Ordering::Relaxed) % self.endpoints.len();
+        let called = self.call_at(at, deadline, call).await;
+        if called.is_err() {
+            self.preferred.store(at + 1, Ordering::Relaxed);
+        }
+        called
+    }
+
+    async fn call_at<T, F>(
+        &self,
+        at: usize,
+        deadline: tokio::time::Instant,
+        call: impl FnOnce(Client) -> F,
+    ) -> Result<T, String>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
         let limit = deadline.min(tokio::time::Instant::now() + CALL_TIMEOUT);
         let called = async { call(self.client(at).await?).await };
         let why = match tokio::time::timeout_at(limit, called).await {
@@ -169,7 +181,6 @@ impl Members {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "does not answer".into(),
         };
-        self.preferred.store(at + 1, Ordering::Relaxed);
         Err(format!("{}: {why}", self.endpoints[at]))
     }
 
