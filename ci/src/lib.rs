@@ -2,7 +2,8 @@
 //!
 //! The netns lab ([`Lab`]) makes nodes out of one machine: each is a set of namespaces with its own
 //! host name, address, `/run`, `/dev/shm` and uptime, all joined by one bridge. Programs run in them at native
-//! speed, `mpirun` spans them, and links can be cut or slowed ([`fault`]).
+//! speed, `mpirun` spans them, and links can be cut or slowed ([`fault`]). In the rxe lab ([`Rxe`])
+//! they are virtual machines with soft-RoCE.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
@@ -24,9 +25,11 @@ pub mod meander;
 pub mod mpirun;
 pub mod node;
 pub mod pause;
+pub mod rxe;
 pub mod scenario;
 pub mod state;
 pub mod teardown;
 
 pub use lab::Lab;
 pub use mpirun::{Ended, Mpirun, Running};
+pub use rxe::Rxe;

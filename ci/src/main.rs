@@ -1,11 +1,12 @@
 //! `meander-lab`: the labs by hand. `cargo xtask lab` and `cargo xtask demo` call it.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use meander_lab::{Lab, demo, downtime, state, teardown};
+use meander_lab::{Lab, Rxe, demo, downtime, rxe, state, teardown};
 
 /// The name of the lab when none is given.
 const DEFAULT_LAB: &str = "lab";
@@ -70,6 +71,37 @@ enum Subcommands {
     Demo,
     /// Measure moves: phase by phase, and what a peer feels
     Downtime,
+    /// Nodes that are virtual machines with soft-RoCE
+    Rxe {
+        #[command(subcommand)]
+        command: RxeCommands,
+    },
+    /// The cables between the machines of an rxe lab
+    #[command(hide = true)]
+    RxeHub {
+        /// The lab's directory
+        lab: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum RxeCommands {
+    /// Boot the machines, with an agent on each
+    Up {
+        /// Their names
+        #[arg(default_values = ["a", "b"])]
+        nodes: Vec<String>,
+    },
+    /// Run a command on a machine
+    Run {
+        /// The machine
+        node: String,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    /// End the machines
+    Down,
 }
 
 fn main() -> ExitCode {
@@ -111,8 +143,35 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Subcommands::Demo => return demo::run(),
         Subcommands::Downtime => return downtime::run(),
+        Subcommands::Rxe { command } => run_rxe(name, command)?,
+        Subcommands::RxeHub { lab } => rxe::hub::serve(&lab)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn run_rxe(name: &str, command: RxeCommands) -> Result<()> {
+    match command {
+        RxeCommands::Up { nodes } => {
+            let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
+            let mut lab = Rxe::up(name, &names)?;
+            lab.start_agents()?;
+            lab.keep();
+            println!(
+                "{} are up; state and logs: {}",
+                nodes.join(", "),
+                lab.dir().display()
+            );
+        }
+        RxeCommands::Run { node, command } => {
+            let words: Vec<&str> = command.iter().map(String::as_str).collect();
+            bail!(
+                "dbclient: {}",
+                Rxe::find(name)?.command(&node, &words)?.exec()
+            );
+        }
+        RxeCommands::Down => Rxe::find(name)?.down(),
+    }
+    Ok(())
 }
 
 fn up(name: &str, nodes: &[String], agents: bool) -> Result<()> {

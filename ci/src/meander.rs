@@ -29,6 +29,15 @@ pub struct RankPlace {
     pub program: String,
 }
 
+/// What `meander ps --json` has printed, by job and rank.
+pub fn places(json: &[u8]) -> Result<Vec<RankPlace>> {
+    let json = serde_json::from_slice(json).context("meander ps --json")?;
+    let mut ranks = Vec::new();
+    collect_ranks(&json, "", "", &mut ranks);
+    ranks.sort_by(|one, other| (&one.job, one.rank).cmp(&(&other.job, other.rank)));
+    Ok(ranks)
+}
+
 impl Lab {
     /// Runs `meander ARGS` on a node and waits for its end.
     pub fn meander(&self, node: &str, arguments: &[&str]) -> Result<Output> {
@@ -49,11 +58,7 @@ impl Lab {
                 String::from_utf8_lossy(&output.stderr).trim()
             );
         }
-        let json = serde_json::from_slice(&output.stdout).context("meander ps --json")?;
-        let mut ranks = Vec::new();
-        collect_ranks(&json, "", "", &mut ranks);
-        ranks.sort_by(|one, other| (&one.job, one.rank).cmp(&(&other.job, other.rank)));
-        Ok(ranks)
+        places(&output.stdout)
     }
 
     /// Waits until `count` ranks are listed, and gives them.

@@ -13,6 +13,7 @@ use crate::artifacts;
 use crate::meander::{Migrating, Migration, RankPlace};
 use crate::mpirun::{Ended, Mpirun, Running};
 use crate::state::wait_until;
+use crate::teardown;
 
 /// How long a job may take from mpirun to its first step, and from its stop to its end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -147,18 +148,11 @@ impl<'s> SteadyOptions<'s> {
         for rank in 0..self.ranks {
             let _ = fs::remove_file(self.scenario.file(&format!("log.{rank}")));
         }
-        let launch = || -> Result<Running> {
-            let running = self.mpirun.clone().start(&program, &self.arguments)?;
-            let begun = |line: &str| line == "steady: started";
-            running.wait_for("the job's first step", PATIENCE, begun)?;
-            Ok(running)
-        };
-        // Once in some hundred starts, on a machine busy with other work, a job hung before its first
-        // word; why is not known yet. It is told, and such a job is started once more.
-        let running = launch().or_else(|error| {
-            eprintln!("a job did not begin and is started again: {error:#}");
-            launch()
-        })?;
+        let running = self.mpirun.start(&program, &self.arguments)?;
+        let begun = |line: &str| line == "steady: started";
+        running
+            .wait_for("the job's first step", PATIENCE, begun)
+            .with_context(|| teardown::what_they_do(self.scenario.lab.dir()))?;
         Ok(Steady {
             scenario: self.scenario,
             running,

@@ -42,6 +42,21 @@ pub fn members(dir: &Path) -> Vec<u32> {
     members_of(&pins(dir))
 }
 
+/// What the threads of the lab's processes wait for, a line each, for whoever looks into a hang.
+pub fn what_they_do(dir: &Path) -> String {
+    let mut text = String::from("the lab's threads (program, pid, thread, where in the kernel):");
+    for pid in members(dir) {
+        let threads = fs::read_dir(format!("/proc/{pid}/task"));
+        for thread in threads.into_iter().flatten().flatten() {
+            let read = |file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+            let (name, place) = (read("comm"), read("wchan"));
+            let number = thread.file_name().to_string_lossy().into_owned();
+            text += &format!("\n  {} {pid} {number} {place}", name.trim());
+        }
+    }
+    text
+}
+
 /// A namespace: device and inode of its file.
 type Namespace = (u64, u64);
 

@@ -59,24 +59,66 @@ const PACKAGES: &[Package] = &[
     },
 ];
 
+/// What the rxe lab wants besides.
+const MACHINE_PACKAGES: &[Package] = &[
+    Package {
+        name: "qemu-system-x86",
+        why: "the rxe lab's machines, in emulation",
+    },
+    Package {
+        name: "busybox-static",
+        why: "what the machines boot first",
+    },
+    Package {
+        name: "kmod",
+        why: "their kernel's modules",
+    },
+    Package {
+        name: "cpio",
+        why: "their initramfs",
+    },
+    Package {
+        name: "xz-utils",
+        why: "their modules are compressed",
+    },
+    Package {
+        name: "dropbear-bin",
+        why: "commands reach them by ssh",
+    },
+    Package {
+        name: "ibverbs-providers",
+        why: "the user half of soft-RoCE",
+    },
+    Package {
+        name: "ibverbs-utils",
+        why: "a scenario: ibv_rc_pingpong",
+    },
+];
+
 /// The recipe of the CRIU tree.
 const CRIU_SCRIPT: &str = "ci/criu-tree.sh";
 
 /// Installs what is missing. Says nothing where nothing is.
 pub fn setup() -> Result<(), Failure> {
-    packages()?;
+    packages(PACKAGES)?;
     rust_components();
     criu()
 }
 
-fn packages() -> Result<(), Failure> {
+/// Installs what the rxe lab wants, besides what [`setup`] does. Its kernel is fetched when the
+/// machines first boot.
+pub fn setup_machines() -> Result<(), Failure> {
+    packages(MACHINE_PACKAGES)
+}
+
+fn packages(wanted: &[Package]) -> Result<(), Failure> {
     if !in_path("dpkg-query") {
         return Err(Failure::new(
             "this is no Debian: install an MPI library with its headers, libclang, protoc, iproute2 and CRIU \
              by hand, then use cargo itself (CONTRIBUTING.md says how)",
         ));
     }
-    let missing: Vec<&Package> = PACKAGES
+    let missing: Vec<&Package> = wanted
         .iter()
         .filter(|package| !installed(package.name))
         .collect();

@@ -73,13 +73,15 @@ pub enum Layer {
     Build,
     /// The scenarios, in labs, one after the other.
     Scenarios,
+    /// Machines with soft-RoCE.
+    Rxe,
     /// The demo.
     Demo,
 }
 
 impl Layer {
     /// Every layer, in the order in which they run.
-    pub const ALL: [Layer; 8] = [
+    pub const ALL: [Layer; 9] = [
         Layer::Format,
         Layer::Lint,
         Layer::Unit,
@@ -87,6 +89,7 @@ impl Layer {
         Layer::Fuzz,
         Layer::Build,
         Layer::Scenarios,
+        Layer::Rxe,
         Layer::Demo,
     ];
 
@@ -100,6 +103,7 @@ impl Layer {
             Layer::Fuzz => "fuzz",
             Layer::Build => "build",
             Layer::Scenarios => "scenarios",
+            Layer::Rxe => "rxe",
             Layer::Demo => "demo",
         }
     }
@@ -160,6 +164,10 @@ impl Layer {
                     .args(SCENARIOS)
                     .envs(environment.iter().copied()),
             ),
+            Layer::Rxe => {
+                debian::setup_machines()?;
+                tests(cargo_as_root()?.args(RXE).envs(environment.iter().copied()))
+            }
             Layer::Demo => {
                 let mut words = root_prefix()?;
                 words.push(artifact("meander-lab").display().to_string());
@@ -205,7 +213,11 @@ const SCENARIOS: &[&str] = &[
     "--no-fail-fast",
     "--",
     "--test-threads=1",
+    "--skip",
+    "rxe_",
 ];
+/// The tests in `ci/tests/rxe.rs`: their names begin so.
+const RXE: &[&str] = &["test", "--package", "meander-lab", "--test", "rxe"];
 
 /// The simulator, built so that it is fast.
 pub fn simulator(arguments: &[&str]) -> Command {

@@ -26,12 +26,16 @@ Try it:
   lab agent NODE    start a node's agent again
   lab list          the labs that are up
   lab down          take the lab down, with all that runs in it
+  rxe up [NODES]    boot two virtual machines with soft-RoCE, a and b (or those named), with agents
+  rxe run NODE CMD  run a command on one: `cargo xtask rxe run a ibv_devices`
+  rxe down          end them
+  rxe test          the scenarios on such machines
 
 Work on it:
   setup             install what is missing: Debian packages, and a CRIU that works on this kernel
   build             the release build: target/release/meander and libmeander_mpi.so
   test              format, lint, every test, the demo; the last line counts them
-  test LAYER...     only these layers: format lint unit simulator fuzz build scenarios demo
+  test LAYER...     only these layers: format lint unit simulator fuzz build scenarios rxe demo
   sim --seeds N     the protocol through moves and failures on virtual time
   sim --seed X      one of these runs, with all that happens in it
   rules             the rules of docs/protocol.md and the places that cite them agree
@@ -102,6 +106,8 @@ fn run(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
             return test::soak(minutes);
         }
         ["lab", rest @ ..] => return lab(rest, here),
+        ["rxe", "test"] => return rxe_test(),
+        ["rxe", rest @ ..] => return rxe(rest),
         [other, ..] => {
             return Err(Failure::new(format!(
                 "there is no command {other:?}; `cargo xtask help` lists them"
@@ -130,6 +136,27 @@ fn fuzz(words: &[&str]) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn rxe(words: &[&str]) -> Result<ExitCode, Failure> {
+    if words.contains(&"up") {
+        debian::setup()?;
+        debian::setup_machines()?;
+        build::release()?;
+    }
+    let words = [&["rxe"], words].concat();
+    process::as_root(&artifact("meander-lab"), &words)?.exit_code()
+}
+
+fn rxe_test() -> Result<ExitCode, Failure> {
+    debian::setup()?;
+    build::release()?;
+    let counts = layer::Layer::Rxe.run().counts;
+    if counts.failed > 0 {
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("rxe: ok {} scenarios", counts.passed);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// `here` is where the user is, and where `lab run` runs its command.
