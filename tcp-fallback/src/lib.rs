@@ -49,6 +49,8 @@ pub mod limits {
     pub const COPY_BYTES: usize = 512;
     /// Parts of one vectored write.
     pub const WRITE_PARTS: usize = 64;
+    /// Connections accepted by one poll, each address: in a flood, those that are there get their turn.
+    pub const ACCEPT_BURST: usize = 16;
     /// Connections waiting to be accepted, each address.
     pub const BACKLOG: i32 = 1024;
     /// Addresses in a card; a node's further addresses are left out.

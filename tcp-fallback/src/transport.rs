@@ -44,6 +44,8 @@ struct Listener {
     socket: OwnedFd,
     /// Connections may be waiting that could not be accepted, for want of descriptors, say.
     behind: bool,
+    /// Connections may be waiting for the next poll, which can accept them.
+    more: bool,
 }
 
 /// Readiness taken from the system at once.
@@ -67,6 +69,7 @@ impl TcpTransport {
                     Listener {
                         socket,
                         behind: false,
+                        more: false,
                     },
                     address,
                 )
@@ -113,7 +116,8 @@ impl TcpTransport {
     /// Whether nothing is waiting inside the transport, so that sleeping on its readiness is safe.
     pub fn is_idle(&self) -> bool {
         let readable = |key: &LinkKey| self.links.get(*key).is_some_and(|link| link.readable);
-        self.happened.is_empty() && !self.readable.iter().any(readable)
+        let accepting = self.listeners.iter().any(|listener| listener.more);
+        self.happened.is_empty() && !accepting && !self.readable.iter().any(readable)
     }
 
     /// Breaks every link, as a cut cable would: for tests of what follows.
@@ -169,18 +173,22 @@ impl TcpTransport {
         for event in ready {
             let data = event.data.u64();
             if data >> 32 == 0 {
-                self.accept_all(data as usize);
+                self.accept_some(data as usize);
             } else {
                 self.note_ready(KeyData::from_ffi(data).into(), event.flags);
             }
         }
     }
 
-    /// Accepts what is waiting. What can't be accepted now is tried again at a later poll: a
-    /// listener that stayed ready would keep whoever sleeps on the transport awake.
-    fn accept_all(&mut self, number: usize) {
+    /// Accepts what is waiting, a bounded number. What can't be accepted now is tried again at a later
+    /// poll: a listener that stayed ready would keep whoever sleeps on the transport awake. `[R41]`
+    fn accept_some(&mut self, number: usize) {
         self.listeners[number].behind = true;
-        while self.links.len() < MAX_LINKS {
+        self.listeners[number].more = false;
+        for _ in 0..limits::ACCEPT_BURST {
+            if self.links.len() >= MAX_LINKS {
+                return;
+            }
             match socket::accept(&self.listeners[number].socket) {
                 Ok(Some(socket)) => {
                     if let Ok(link) = self.insert(socket, State::Open) {
@@ -197,6 +205,7 @@ impl TcpTransport {
                 }
             }
         }
+        self.listeners[number].more = true;
     }
 
     fn note_ready(&mut self, key: LinkKey, flags: epoll::EventFlags) {
@@ -363,12 +372,13 @@ impl Transport for TcpTransport {
         {
             self.mark_readable(busy);
         } else {
-            let news = !self.happened.is_empty() || !self.readable.is_empty();
+            let more = self.listeners.iter().any(|listener| listener.more);
+            let news = more || !self.happened.is_empty() || !self.readable.is_empty();
             self.collect_ready(if news { Duration::ZERO } else { wait });
             self.dial_overdue();
             for number in 0..self.listeners.len() {
                 if self.listeners[number].behind {
-                    self.accept_all(number);
+                    self.accept_some(number);
                 }
             }
         }

@@ -11,7 +11,7 @@ mod journal;
 pub(crate) mod pause;
 mod report;
 pub mod source;
-mod verdict;
+pub mod verdict;
 
 pub use journal::Journal;
 

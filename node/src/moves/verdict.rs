@@ -33,7 +33,11 @@ pub struct Verdict {
 impl Verdict {
     /// Opens the socket of this port, for this user only.
     pub fn bind(port: PortId, uid: u32) -> Result<Verdict, Trouble> {
-        let path = verdict_socket(port);
+        Verdict::bind_at(verdict_socket(port), uid)
+    }
+
+    /// The same, at another place. `[R44]`
+    pub fn bind_at(path: PathBuf, uid: u32) -> Result<Verdict, Trouble> {
         let opening = || Error::io(format!("opening {}", path.display()));
         let _ = std::fs::remove_file(&path);
         if let Some(directory) = path.parent() {

@@ -1,18 +1,21 @@
 //! A connection between two processes that know the cluster key: Noise over TCP.
 //!
 //! `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` with the cluster key as the pre-shared key: each side
-//! proves it by encrypting with it, the traffic has forward secrecy, nobody else learns anything.
+//! proves it by encrypting with it, the traffic has forward secrecy, nobody else learns anything. A
+//! third message, empty, shows that the initiator is there now: the first one could be a recorded one.
 //! A message is postcard, cut into Noise messages of at most 64 KiB, each preceded by its length
 //! as a little-endian `u16` and starting with a byte that says whether more follow.
 //!
 //! Before a stranger has proved himself he costs one thread and [`HANDSHAKE_BYTES`], for
-//! [`HANDSHAKE_TIMEOUT`]; there are at most [`STRANGERS`] at a time.
+//! [`HANDSHAKE_TIMEOUT`] in all; there are at most [`STRANGERS`] at a time, and for each further one the
+//! oldest is closed: who knows the key is quick, and a flood must not keep him out. `[R43]`
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use meander::Key;
 use serde::Serialize;
@@ -27,13 +30,13 @@ pub const MESSAGE_BYTES: usize = 8 << 20;
 pub const HANDSHAKE_BYTES: usize = 256;
 /// How long connecting and proving may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that have proved nothing yet; further ones are closed at once.
+/// Connections that have proved nothing yet; for each further one the oldest is closed.
 pub const STRANGERS: usize = 64;
 /// Connections in all; further ones are closed at once.
 pub const CONNECTIONS: usize = 4096;
 
 const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
-const PROLOGUE: &[u8] = b"meander node 1";
+const PROLOGUE: &[u8] = b"meander node 2";
 const CHUNK_BYTES: usize = 65_535 - 16 - 1;
 
 /// A connection to someone who knows the cluster key.
@@ -129,7 +132,7 @@ impl Secure {
     }
 
     fn handshake(
-        mut stream: TcpStream,
+        stream: TcpStream,
         peer: String,
         key: &Key,
         initiator: bool,
@@ -144,9 +147,9 @@ impl Secure {
                 source: error,
             },
         };
+        let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
         stream
-            .set_read_timeout(Some(HANDSHAKE_TIMEOUT))
-            .and_then(|()| stream.set_write_timeout(Some(HANDSHAKE_TIMEOUT)))
+            .set_write_timeout(Some(HANDSHAKE_TIMEOUT))
             .and_then(|()| stream.set_nodelay(true))
             .map_err(broken)?;
         let builder = snow::Builder::new(NOISE.parse().expect("a valid pattern"))
@@ -160,22 +163,42 @@ impl Secure {
         let mut noise = built.expect("the pattern needs no keys but the shared one");
         let untrusted = || Error::NotTrusted { peer: peer.clone() };
         let mut buffer = [0; HANDSHAKE_BYTES];
+        let say = |len: usize, buffer: &[u8]| {
+            let mut frame = (len as u16).to_le_bytes().to_vec();
+            frame.extend_from_slice(&buffer[..len]);
+            (&stream).write_all(&frame)
+        };
+        let hear = || {
+            let stream = &stream;
+            read_sealed(&mut Hurried { stream, deadline }, HANDSHAKE_BYTES)
+        };
         for turn in 0..2 {
             if (turn == 0) == initiator {
                 let len = noise
                     .write_message(&[], &mut buffer)
                     .map_err(|_| untrusted())?;
-                let mut frame = (len as u16).to_le_bytes().to_vec();
-                frame.extend_from_slice(&buffer[..len]);
-                stream.write_all(&frame).map_err(broken)?;
+                say(len, &buffer).map_err(broken)?;
             } else {
-                let sealed = read_sealed(&mut stream, HANDSHAKE_BYTES).map_err(broken)?;
+                let sealed = hear().map_err(broken)?;
                 noise
                     .read_message(&sealed, &mut buffer)
                     .map_err(|_| untrusted())?;
             }
         }
-        let noise = noise.into_transport_mode().map_err(|_| untrusted())?;
+        let mut noise = noise.into_transport_mode().map_err(|_| untrusted())?;
+        let alive = if initiator {
+            let len = noise.write_message(&[], &mut buffer);
+            let len = len.map_err(|_| untrusted())?;
+            say(len, &buffer).map_err(broken)?;
+            0
+        } else {
+            let sealed = hear().map_err(broken)?;
+            let len = noise.read_message(&sealed, &mut buffer);
+            len.map_err(|_| untrusted())?
+        };
+        if alive != 0 {
+            return Err(untrusted());
+        }
         Ok(Secure {
             stream,
             noise,
@@ -200,7 +223,25 @@ impl Secure {
     }
 }
 
-fn read_sealed(stream: &mut TcpStream, max: usize) -> io::Result<Vec<u8>> {
+/// A connection of which everything must come before a point in time, however small the pieces.
+struct Hurried<'a> {
+    stream: &'a TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Hurried<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        let mut stream = self.stream;
+        stream.read(buffer)
+    }
+}
+
+fn read_sealed(stream: &mut impl Read, max: usize) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let length = usize::from(u16::from_le_bytes(length));
@@ -223,7 +264,7 @@ pub fn serve(
     serve: impl Fn(Secure) + Send + Sync + 'static,
 ) -> io::Error {
     let serve = Arc::new(serve);
-    let strangers = Arc::new(AtomicUsize::new(0));
+    let strangers = Arc::new(Strangers::default());
     let connections = Arc::new(AtomicUsize::new(0));
     loop {
         let stream = match listener.accept() {
@@ -234,20 +275,22 @@ pub fn serve(
             }
             Err(error) => return error,
         };
-        let Some(stranger) = Ticket::take(&strangers, STRANGERS) else {
-            continue;
-        };
         let Some(connection) = Ticket::take(&connections, CONNECTIONS) else {
             continue;
         };
-        let (key, serve) = (key.clone(), serve.clone());
+        let Ok(number) = strangers.admit(&stream) else {
+            continue;
+        };
+        let (key, serve, strangers) = (key.clone(), serve.clone(), strangers.clone());
         let spawned = std::thread::Builder::new()
             .name("peer".into())
             .spawn(move || {
                 let accepted = Secure::accept(stream, &key);
-                drop(stranger);
+                // Of a flood, those that made way are not worth a line each.
+                let evicted = !strangers.dismiss(number);
                 match accepted {
                     Ok(secure) => serve(secure),
+                    Err(error) if evicted => tracing::debug!("refused a connection: {error}"),
                     Err(error) => tracing::warn!("refused a connection: {error}"),
                 }
                 drop(connection);
@@ -269,6 +312,34 @@ fn is_passing(error: &io::Error) -> bool {
         || full
             .iter()
             .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// The connections that have proved nothing yet, the oldest first.
+#[derive(Default)]
+struct Strangers(Mutex<(VecDeque<(u64, TcpStream)>, u64)>);
+
+impl Strangers {
+    /// Takes one in; the oldest of too many is closed, and its thread ends of that.
+    fn admit(&self, stream: &TcpStream) -> io::Result<u64> {
+        let stream = stream.try_clone()?;
+        let (waiting, next) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= STRANGERS
+            && let Some((_, oldest)) = waiting.pop_front()
+        {
+            let _ = oldest.shutdown(Shutdown::Both);
+        }
+        *next += 1;
+        waiting.push_back((*next, stream));
+        Ok(*next)
+    }
+
+    /// It is a stranger no more, or gone. Returns whether it had not made way for another.
+    fn dismiss(&self, number: u64) -> bool {
+        let (waiting, _) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = waiting.len();
+        waiting.retain(|(other, _)| *other != number);
+        waiting.len() < before
+    }
 }
 
 /// One of a bounded number of places; given back when it is dropped.
@@ -338,30 +409,105 @@ mod tests {
         }
     }
 
+    /// While strangers come without end, friends get in. `[R43]`
     #[test]
-    fn strangers_are_bounded_and_do_not_starve_friends() {
+    fn strangers_are_bounded_and_do_not_keep_friends_out() {
         let key = keyfile::random();
         let address = listen(&key);
-        let strangers: Vec<_> = (0..STRANGERS + 10)
+        let flooding = AtomicUsize::new(1);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut held = VecDeque::new();
+                while flooding.load(Ordering::Relaxed) == 1 {
+                    // Some say nothing, some begin and never end.
+                    if let Ok(mut stream) = TcpStream::connect(address) {
+                        let _ = stream.write_all(&[48, 0, 7][..held.len() % 4]);
+                        held.push_back(stream);
+                    }
+                    if held.len() > 4 * STRANGERS {
+                        held.pop_front();
+                    }
+                }
+            });
+            std::thread::sleep(Duration::from_millis(200));
+            for _ in 0..5 {
+                let friend = (0..50).find_map(|_| Secure::connect("echo", address, &key).ok());
+                let mut friend = friend.expect("no room for a friend");
+                friend.send(&vec![7u8; 100]).unwrap();
+                let back: Vec<u8> = friend.receive(Some(Duration::from_secs(10))).unwrap();
+                assert_eq!(back, [7; 100]);
+            }
+            flooding.store(0, Ordering::Relaxed);
+        });
+    }
+
+    /// Of very many strangers all but the last are closed. `[R43]`
+    #[test]
+    fn the_oldest_stranger_makes_way() {
+        let address = listen(&keyfile::random());
+        let strangers: Vec<_> = (0..2 * STRANGERS)
             .map(|_| TcpStream::connect(address).unwrap())
             .collect();
-        let mut closed = 0;
-        for mut stranger in strangers.iter().rev().take(5) {
+        for mut stranger in &strangers[..STRANGERS] {
             stranger
                 .set_read_timeout(Some(Duration::from_secs(2)))
                 .unwrap();
-            closed += usize::from(is_closed(&mut stranger));
+            assert!(is_closed(&mut stranger));
         }
-        assert_eq!(closed, 5);
-        drop(strangers);
-        let tries = (0..50).find_map(|_| {
-            std::thread::sleep(Duration::from_millis(20));
-            Secure::connect("echo", address, &key).ok()
-        });
-        assert!(
-            tries.is_some(),
-            "no room for a friend once the strangers have gone"
-        );
+    }
+
+    /// A stranger who says a byte now and then has no more time than others. `[R43]`
+    #[test]
+    fn a_slow_stranger_is_gone_in_time() {
+        let address = listen(&keyfile::random());
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let started = Instant::now();
+        stream.write_all(&[200, 0]).unwrap();
+        let mut closed = false;
+        while !closed && started.elapsed() < 2 * HANDSHAKE_TIMEOUT {
+            closed = stream.write_all(&[1]).is_err() || is_closed(&mut &stream);
+        }
+        assert!(closed, "it may go on for ever");
+        assert!(started.elapsed() >= HANDSHAKE_TIMEOUT - Duration::from_secs(1));
+    }
+
+    /// What a friend once said first, said again by someone who does not know the key. `[R43]`
+    #[test]
+    fn a_recorded_handshake_is_worth_nothing() {
+        let key = keyfile::random();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (served, heard) = std::sync::mpsc::channel();
+        let serving = key.clone();
+        std::thread::spawn(move || serve(&listener, &serving, move |_| served.send(()).unwrap()));
+        // The friend's first message is real, and so is the answer to it.
+        let mut friend = snow::Builder::new(NOISE.parse().unwrap())
+            .psk(0, &key.0)
+            .prologue(PROLOGUE)
+            .build_initiator()
+            .unwrap();
+        let mut first = [0; HANDSHAKE_BYTES];
+        let len = friend.write_message(&[], &mut first).unwrap();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(&(len as u16).to_le_bytes()).unwrap();
+            stream.write_all(&first[..len]).unwrap();
+            let answer = read_sealed(&mut stream, HANDSHAKE_BYTES).unwrap();
+            assert!(!answer.is_empty());
+            // He can't make the third: another's, or none, is all he has.
+            stream.write_all(&[16, 0]).unwrap();
+            stream.write_all(&[9; 16]).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
+            assert!(is_closed(&mut &stream));
+        }
+        assert!(heard.try_recv().is_err(), "a stranger was served");
+        drop(Secure::connect("it", address, &key).unwrap());
+        heard.recv_timeout(Duration::from_secs(10)).unwrap();
     }
 
     #[test]

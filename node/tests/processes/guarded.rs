@@ -2,12 +2,14 @@
 //! sees is what it would have seen had the program stayed.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::launcher::{Walker, can_move, images, wait};
 use meander::NodeName;
+use meander::control::run_dir;
 use meander_node::checkpoint::{self, Ended, Hold};
 use meander_node::guardian::{Handle, Outcome, Prepared};
 use nix::sys::signal::{Signal, kill};
@@ -52,6 +54,9 @@ fn first_move(walker: &Walker) -> Moved {
     checkpoint::become_shadow(hold, &config).unwrap();
     let arguments = std::fs::read(format!("/proc/{}/cmdline", walker.pid())).unwrap();
     assert_eq!(arguments, b"meander\0shadow\0");
+    // Only root gives a guardian orders. `[R44]`
+    let demands = std::fs::metadata(run_dir().join(format!("rank-{}.sock", moved.pid))).unwrap();
+    assert_eq!((demands.mode() & 0o777, demands.uid()), (0o600, 0));
     moved
 }
 
