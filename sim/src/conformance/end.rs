@@ -32,6 +32,8 @@ pub struct End<T> {
     pub connected: Vec<LinkId>,
     /// Links that are broken.
     pub broken: Vec<LinkId>,
+    /// Links that have said that they take frames again.
+    pub writable: Vec<LinkId>,
     /// Links that have something to read.
     readable: Vec<LinkId>,
 }
@@ -62,6 +64,7 @@ impl<T: Transport> End<T> {
             accepted,
             connected,
             broken: Vec::new(),
+            writable: Vec::new(),
             readable: Vec::new(),
         }
     }
@@ -85,7 +88,10 @@ impl<T: Transport> End<T> {
                     self.connected.push(link);
                 }
                 LinkEvent::Readable(link) => self.readable.push(link),
-                LinkEvent::Writable(link) => self.transport.flush(link, &self.record),
+                LinkEvent::Writable(link) => {
+                    self.writable.push(link);
+                    self.transport.flush(link, &self.record);
+                }
                 LinkEvent::Broken(link, _) => self.lost(link),
             }
         }

@@ -1,7 +1,7 @@
 //! The tests of the suite. What a failing one means stands in its name.
 
 use meander_core::limits::{APP_HEADER_BYTES, DATA_FRAME_BYTES, EAGER_BYTES_MAX};
-use meander_core::transport::{Body, Frame, Transport};
+use meander_core::transport::{Body, Frame, SendError, Transport};
 use meander_core::wire::{AppHeader, FrameHeader, FrameKind};
 use meander_core::{Card, LinkId};
 
@@ -107,6 +107,36 @@ pub fn a_full_link_says_so_and_takes_more_later<F: Fabric>(fabric: &F) {
     assert!(order.eq(0..=sent));
 }
 
+/// A link without room refuses a frame with a reason of its own, stays as it is, and says when to try
+/// again; one that is gone refuses it with another.
+pub fn full_is_a_result_and_broken_another<F: Fabric>(fabric: &F) {
+    let (mut near, mut far, one, other) = pair(fabric);
+    let next = || frame(FrameKind::Eager, 0, pattern(0, 60_000));
+    let mut sent = 0;
+    while near.transport.has_room(one) {
+        assert!(near.try_send(one, next()));
+        near.transport.flush(one, &near.record);
+        sent += 1;
+        assert!(sent < 4000, "a link without a bound on what it takes");
+    }
+    for _ in 0..3 {
+        let refused = near.transport.send(one, next(), &near.record);
+        assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
+    }
+    near.writable.clear();
+    until(fabric, &mut [&mut near, &mut far], "room again", |ends| {
+        ends[0].writable.contains(&one) && ends[0].transport.has_room(one)
+    });
+    assert!(near.broken.is_empty() && near.try_send(one, next()));
+    let ends = &mut [&mut near, &mut far];
+    until(fabric, ends, "what was taken, and no more", |ends| {
+        ends[1].got(other).len() == sent + 1
+    });
+    near.close(one);
+    let refused = near.transport.send(one, next(), &near.record);
+    assert!(matches!(refused, Err(SendError::Broken)), "{refused:?}");
+}
+
 /// Frames of no body and of the largest, with both sizes of application header.
 pub fn the_smallest_and_the_largest_frame<F: Fabric>(fabric: &F) {
     let (mut near, mut far, one, other) = pair(fabric);
@@ -187,7 +217,102 @@ pub fn a_peer_that_vanishes_breaks_the_link<F: Fabric>(fabric: &F) {
     assert_eq!(far.got(other).len(), 10);
 }
 
-/// Many links, one after another and at once, and the last is as good as the first.
+/// An end that goes away in the middle of what it sends leaves a beginning of it, in whole frames; one
+/// that is sent to notices, and takes no more.
+pub fn a_peer_that_vanishes_under_fire_leaves_whole_frames<F: Fabric>(fabric: &F) {
+    let (mut near, mut far, one, other) = pair(fabric);
+    let into = far.buffer(2, vec![0; DATA_FRAME_BYTES]);
+    far.record.place = Some(into);
+    let from = near.buffer(1, pattern(8, DATA_FRAME_BYTES));
+    let (mut forth, mut back) = (0, 0);
+    while forth < 60 && near.try_send(one, data(from, 0, DATA_FRAME_BYTES as u64)) {
+        forth += 1;
+    }
+    while back < 60 && far.try_send(other, frame(FrameKind::Eager, back, vec![1; 60_000])) {
+        back += 1;
+    }
+    near.drive();
+    fabric.go_on();
+    far.drive();
+    drop(near);
+    until(fabric, &mut [&mut far], "the link to break", |ends| {
+        ends[0].broken.contains(&other)
+    });
+    assert!(far.got(other).len() <= forth);
+    for got in far.got(other) {
+        assert_eq!(got.body, pattern(8, DATA_FRAME_BYTES));
+    }
+    assert!(!far.try_send(other, frame(FrameKind::Eager, 0, vec![1])));
+}
+
+/// Links by the dozen at once, some closed before they are connected: the others are as good as
+/// one alone, and so is the next.
+pub fn many_links_come_and_go_at_once<F: Fabric>(fabric: &F) {
+    let mut near = End::new(fabric.open());
+    let mut far = End::new(fabric.open());
+    for _ in 0..6 {
+        let dialled: Vec<LinkId> = (0..40).map(|_| near.dial(&far.transport)).collect();
+        let (kept, dropped) = dialled.split_at(30);
+        dropped.iter().for_each(|link| near.close(*link));
+        until(
+            fabric,
+            &mut [&mut near, &mut far],
+            "all that are kept",
+            |ends| {
+                kept.iter().all(|link| ends[0].connected.contains(link))
+                    && ends[1].connected.len() >= kept.len()
+            },
+        );
+        for (number, link) in kept.iter().enumerate() {
+            let number = number as u64;
+            let sent = frame(FrameKind::Eager, number, pattern(number, 1000));
+            assert!(near.try_send(*link, sent));
+        }
+        let all = |far: &EndOf<F>| {
+            let mut numbers: Vec<u64> = far
+                .record
+                .got
+                .values()
+                .flatten()
+                .map(|got| got.header.seq.get())
+                .collect();
+            numbers.sort_unstable();
+            numbers.into_iter().eq(0..kept.len() as u64)
+        };
+        until(
+            fabric,
+            &mut [&mut near, &mut far],
+            "a frame on each",
+            |ends| all(ends[1]),
+        );
+        for got in far.record.got.values().flatten() {
+            assert_eq!(got.body, pattern(got.header.seq.get(), 1000));
+        }
+        // Half are closed at one end, half at the other; at once.
+        kept[..15].iter().for_each(|link| near.close(*link));
+        let mut there = far.connected.clone();
+        let theirs = there.split_off(there.len() / 2);
+        theirs.iter().for_each(|link| far.close(*link));
+        until(
+            fabric,
+            &mut [&mut near, &mut far],
+            "all to be gone",
+            |ends| {
+                for link in ends[0].connected.clone() {
+                    ends[0].close(link);
+                }
+                ends[1].connected.is_empty()
+            },
+        );
+        far.record.got.clear();
+        far.accepted.clear();
+    }
+    let (one, other) = link(fabric, &mut near, &mut far);
+    let last = vec![frame(FrameKind::Eager, 9, pattern(9, 500))];
+    carry(fabric, &mut near, &mut far, (one, other), last);
+}
+
+/// Many links, one after another, and the last is as good as the first.
 pub fn links_come_and_go_in_storms<F: Fabric>(fabric: &F) {
     let mut near = End::new(fabric.open());
     let mut far = End::new(fabric.open());
