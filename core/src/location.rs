@@ -36,7 +36,7 @@ pub struct Location {
 }
 
 /// All that a stranger needs to reach a port, apart from the key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Contact {
     /// The address, which never changes.
     pub port: PortId,

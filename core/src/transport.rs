@@ -14,7 +14,7 @@ use crate::location::{Card, TransportKind};
 use crate::wire::{AppHeader, FrameHeader};
 
 /// A part of a buffer that the runtime holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Slice {
     /// The buffer.
     pub buffer: BufferId,

@@ -11,6 +11,7 @@ pub mod conformance;
 mod coverage;
 mod crash;
 mod directory;
+pub mod exhaustive;
 mod faults;
 mod healing;
 mod host;

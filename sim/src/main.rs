@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use clap::Parser;
+use meander_sim::exhaustive::{Outcome, Small};
 use meander_sim::{Coverage, Plan, Report, run};
 
 /// Runs the protocol through moves and failures on virtual time.
@@ -29,6 +30,9 @@ struct Options {
     #[cfg(feature = "planted-faults")]
     #[arg(long)]
     mutants: bool,
+    /// Look at every state of the small worlds instead.
+    #[arg(long, conflicts_with_all = ["seed", "seeds"])]
+    exhaustive: bool,
     /// Ports in each run; 0: the seed decides, 2 to 16.
     #[arg(long, default_value_t = 0)]
     ranks: usize,
@@ -48,10 +52,41 @@ fn main() -> ExitCode {
     if options.mutants {
         return mutants::find(options.seeds, &plan);
     }
+    if options.exhaustive {
+        return exhaustive();
+    }
     match options.seed {
         Some(seed) => replay(seed, plan),
         None => many(&options, &plan),
     }
+}
+
+/// Looks at all of the small worlds.
+fn exhaustive() -> ExitCode {
+    let mut states = 0;
+    for small in Small::ALL {
+        let outcome = small.explore(|| {});
+        let Outcome {
+            transitions,
+            ends,
+            depth,
+            fault,
+            ..
+        } = outcome;
+        println!(
+            "exhaustive: {}: {} states, {transitions} transitions, {ends} good ends, depth {depth}",
+            small.name(),
+            outcome.states
+        );
+        if let Some((fault, way)) = fault {
+            way.iter().for_each(|action| println!("    {action}"));
+            println!("exhaustive: {fault:?}");
+            return ExitCode::FAILURE;
+        }
+        states += outcome.states;
+    }
+    println!("exhaustive: ok states={states}");
+    ExitCode::SUCCESS
 }
 
 fn replay(seed: u64, plan: Plan) -> ExitCode {

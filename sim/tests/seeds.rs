@@ -1,5 +1,6 @@
 //! Many seeds: nothing lost, nothing doubled, nothing stuck, nothing left out.
 
+use meander_sim::exhaustive::Small;
 use meander_sim::{Coverage, Plan, run};
 
 #[test]
@@ -16,4 +17,15 @@ fn everything_arrives_whatever_moves_or_fails() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     assert_eq!(run(42, &Plan::default()), run(42, &Plan::default()));
+}
+
+#[test]
+fn a_small_world_is_looked_at_whole() {
+    let small = Small {
+        mishaps: 1,
+        talking: false,
+    };
+    let outcome = small.explore(|| {});
+    assert_eq!(outcome.fault, None);
+    assert!(outcome.ends > 100 && outcome.states > 1000, "{outcome:?}");
 }

@@ -151,6 +151,7 @@ impl Layer {
             }
             Layer::Simulator => {
                 let mut counts = once(&mut simulator(&[]))?;
+                counts.add(once(&mut simulator(&["--exhaustive"]))?);
                 counts.add(once(&mut mutants())?);
                 Ok(counts)
             }

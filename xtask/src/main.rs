@@ -39,6 +39,7 @@ Work on it:
   sim --seeds N     the protocol through moves and failures on virtual time
   sim --seed X      one of these runs, with all that happens in it
   rules             the rules of docs/protocol.md and the places that cite them agree
+  exhaustive        every interleaving of one small move with crashes; prints the number of states
   mutants           plants faults in the protocol; the simulator must find each
   fuzz [--seconds N] [--keep] [TARGET]   the corpus, then new inputs to decoders and ports for a minute;
                     --keep takes what was learnt into the corpus
@@ -89,6 +90,9 @@ fn run(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
         }
         ["test", layers @ ..] => return test::run(layers),
         ["sim", rest @ ..] => return process::run(&mut layer::simulator(rest))?.exit_code(),
+        ["exhaustive"] => {
+            return process::run(&mut layer::simulator(&["--exhaustive"]))?.exit_code();
+        }
         ["mutants"] => return process::run(&mut layer::mutants())?.exit_code(),
         ["rules"] => {
             return Ok(if rules::check()? {

@@ -315,10 +315,17 @@ impl Directory {
         {
             return Err(Refusal::TooLong);
         }
+        // Asked again it answers as before, whatever has become of the rank since. `[R24]`
+        let earlier = self
+            .records
+            .get(&port)
+            .and_then(|it| it.committed(commit.move_id));
+        if let Some(epoch) = earlier {
+            return Ok((Reply::Committed { epoch }, None));
+        }
         let record = self.living(port)?;
-        let already = record.committed(commit.move_id).is_some();
         let epoch = record.commit(commit)?;
-        let durable = !already && !is_planted(PlantedFault::ForgetCommit);
+        let durable = !is_planted(PlantedFault::ForgetCommit);
         let change = durable.then(|| Change::Put(port, Box::new(record.clone())));
         Ok((Reply::Committed { epoch }, change))
     }

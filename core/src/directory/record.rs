@@ -76,11 +76,8 @@ impl Record {
         Ok(())
     }
 
-    /// The compare-and-set. Asking again for a move that was committed is no error.
+    /// The compare-and-set, for an attempt that was not committed before.
     pub(super) fn commit(&mut self, commit: Commit) -> Result<Epoch, Refusal> {
-        if let Some(epoch) = self.committed(commit.move_id) {
-            return Ok(epoch);
-        }
         let compare = !is_planted(PlantedFault::CommitWithoutCompare);
         if compare && self.called_off.contains(&commit.move_id) {
             return Err(Refusal::CalledOff);

@@ -192,6 +192,20 @@ fn what_has_ended_stays_so() {
         ended
     );
     assert_eq!(ask(&mut directory, commit(1, 0, "b")), ended);
+    // [R24]: a commit that had happened still has.
+    let mut directory = with_one();
+    let done = Reply::Committed { epoch: Epoch(1) };
+    assert_eq!(ask(&mut directory, commit(1, 0, "b")), done);
+    let (epoch, ending) = (Epoch(1), Ending::Died);
+    ask(
+        &mut directory,
+        Request::Remove {
+            port,
+            epoch,
+            ending,
+        },
+    );
+    assert_eq!(ask(&mut directory, commit(1, 0, "b")), done);
     let list = ask(&mut directory, Request::List { after: None });
     let none = Reply::Listed {
         ports: vec![],
@@ -401,11 +415,11 @@ impl Model {
             },
             Request::Commit { port, commit } => {
                 let key = (*port, commit.move_id);
-                if !self.ports.contains_key(port) {
-                    return false;
-                }
                 if self.won.contains_key(&key) {
                     return true;
+                }
+                if !self.ports.contains_key(port) {
+                    return false;
                 }
                 let (at, place) = self.ports.get_mut(port).expect("just seen");
                 if self.forbidden.contains(&key) || *at != commit.from {

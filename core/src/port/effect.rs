@@ -44,7 +44,7 @@ pub enum Effect {
 }
 
 /// How a peer is known to be dead.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 pub enum DeathCause {
     /// An agent saw its process end.
     #[error("its process ended")]

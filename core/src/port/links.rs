@@ -15,7 +15,7 @@ use crate::transport::Frame;
 use crate::wire::{FrameKind, Violation};
 
 /// A link, from its first byte to its last.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Link {
     /// The other end: whom we dialled, or who has proved to be there.
     pub peer: Option<PortId>,
@@ -35,7 +35,7 @@ impl Link {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum State {
     /// We dialled; the transport is connecting.
     Connecting,

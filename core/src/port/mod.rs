@@ -7,6 +7,7 @@
 //! long as the link has room.
 
 mod effect;
+mod fingerprint;
 mod links;
 mod peer;
 mod receive;
@@ -59,7 +60,7 @@ pub struct Message {
 }
 
 /// The protocol state of one port.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Port {
     lasting: Lasting,
     nonces: Nonces,
@@ -572,7 +573,7 @@ fn done(seq: Seq) -> Retained {
 }
 
 /// Nonces from a seed: unique, and unguessable without it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Nonces {
     seed: Key,
     drawn: u64,

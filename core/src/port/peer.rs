@@ -45,7 +45,7 @@ pub(crate) struct Peer {
 }
 
 /// The link that a peer's streams ride on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Up {
     pub id: LinkId,
     /// Streams whose resume frame is still to be sent; `None` once `Resumed` has been sent too.
@@ -69,7 +69,7 @@ pub(crate) struct Dialling {
     pub failures: u32,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Attempt {
     #[default]
     None,

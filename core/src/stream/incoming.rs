@@ -19,7 +19,7 @@ pub(crate) enum Item {
 }
 
 /// A payload on its way into a buffer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 struct Pull {
     buffer: BufferId,
     received: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Request {
     pub end: u64,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 pub(crate) struct Incoming {
     next: Seq,
     /// Eager bytes accepted, and how many of them the application has read.

@@ -21,7 +21,7 @@ pub enum StreamKind {
 }
 
 /// How far a stream has come in being set up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Opening {
     /// We opened it and wait for the peer's word.
     Asked,
@@ -51,7 +51,7 @@ impl StreamId {
 }
 
 /// Both directions of a stream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(crate) struct Stream {
     pub kind: StreamKind,
     pub opening: Opening,

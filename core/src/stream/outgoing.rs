@@ -12,7 +12,7 @@ use crate::transport::{Body, Frame, Slice};
 use crate::wire::{AppHeader, FrameHeader, FrameKind, Violation, flags, le32, le64};
 
 /// An item that waits for its acknowledgement.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(crate) struct Retained {
     pub kind: u8,
     pub flags: u8,
@@ -23,7 +23,7 @@ pub(crate) struct Retained {
 }
 
 /// A payload that waits at the sender until the peer has pulled it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 struct Waiting {
     body: Slice,
     /// The present link is serving a pull of it.
@@ -32,14 +32,14 @@ struct Waiting {
 }
 
 /// A pull being served on the present link.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Transfer {
     seq: Seq,
     offset: u64,
     end: u64,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Hash, Serialize, Deserialize)]
 pub(crate) struct Outgoing {
     /// What the peer has not acknowledged; the first is number `acked`.
     retained: VecDeque<Retained>,

@@ -7,7 +7,7 @@ use meander_core::{BufferId, Slice};
 use super::{Checker, Fault};
 
 /// What an application has lent to its port.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Buffers {
     lent: BTreeMap<BufferId, Vec<u8>>,
     last: u64,

@@ -1,0 +1,186 @@
+//! Every state that can be reached, each looked at once; then whether a good end can be reached from
+//! each of them.
+
+use std::collections::HashMap;
+use std::thread;
+
+use super::actions::Action;
+use super::world::World;
+use crate::checkers::Fault;
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Different states.
+    pub states: usize,
+    /// Ways from one to the next.
+    pub transitions: usize,
+    /// States in which all has come to a good end.
+    pub ends: usize,
+    /// Actions on the longest of the shortest ways to a state.
+    pub depth: usize,
+    /// The first broken promise, with the way there.
+    pub fault: Option<(Fault, Vec<String>)>,
+}
+
+/// States of one layer that are worked on at a time: what bounds the memory.
+const BATCH: usize = 4096;
+/// More states than this are not looked at: something grows without end.
+const STATES_MAX: usize = 20_000_000;
+
+struct Found {
+    parent: u32,
+    action: Option<Action>,
+    good: bool,
+}
+
+#[derive(Default)]
+struct Space {
+    places: HashMap<u64, u32>,
+    found: Vec<Found>,
+    ways: Vec<(u32, u32)>,
+}
+
+/// A state that was reached from another.
+struct Reached {
+    from: u32,
+    action: Action,
+    fingerprint: u64,
+    /// `None` where it had been seen in an earlier batch.
+    world: Option<Box<World>>,
+}
+
+/// Looks at all that can come of a world. `plant` is called in each thread that does.
+pub(super) fn enumerate(first: World, plant: impl Fn() + Sync) -> Outcome {
+    let mut space = Space::default();
+    let root = space.add(first.fingerprint(), 0, None, first.is_good());
+    let fault = first.fault.clone();
+    let mut layer = vec![(root, Box::new(first))];
+    let mut depth = 0;
+    if let Some(fault) = fault {
+        return space.outcome(depth, Some((fault, root, None)));
+    }
+    while !layer.is_empty() {
+        let mut next = Vec::new();
+        for batch in layer.chunks(BATCH) {
+            for reached in space.successors(batch, &plant) {
+                let Reached {
+                    from,
+                    action,
+                    fingerprint,
+                    world,
+                } = reached;
+                let known = space.places.get(&fingerprint).copied();
+                let place = match (known, world) {
+                    (Some(place), _) => place,
+                    (None, Some(world)) => {
+                        if let Some(fault) = &world.fault {
+                            let fault = fault.clone();
+                            return space.outcome(depth, Some((fault, from, Some(action))));
+                        }
+                        let place = space.add(fingerprint, from, Some(action), world.is_good());
+                        next.push((place, world));
+                        place
+                    }
+                    (None, None) => unreachable!("it was seen"),
+                };
+                space.ways.push((from, place));
+            }
+        }
+        assert!(space.found.len() < STATES_MAX, "the small world has no end");
+        depth += usize::from(!next.is_empty());
+        layer = next;
+    }
+    let hopeless = space.hopeless().map(|place| {
+        let why = "no good end can be reached from here".to_owned();
+        (Fault::Stuck(why), place, None)
+    });
+    space.outcome(depth, hopeless)
+}
+
+impl Space {
+    fn add(&mut self, fingerprint: u64, parent: u32, action: Option<Action>, good: bool) -> u32 {
+        let place = self.found.len() as u32;
+        self.places.insert(fingerprint, place);
+        self.found.push(Found {
+            parent,
+            action,
+            good,
+        });
+        place
+    }
+
+    /// All that can come of these states, in an order that does not depend on the threads.
+    fn successors(&self, batch: &[(u32, Box<World>)], plant: &(impl Fn() + Sync)) -> Vec<Reached> {
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let share = batch.len().div_ceil(threads).max(1);
+        let work = |part: &[(u32, Box<World>)]| {
+            plant();
+            let mut reached = Vec::new();
+            for (from, world) in part {
+                for action in world.actions() {
+                    let after = world.after(action);
+                    let fingerprint = after.fingerprint();
+                    let is_new = !self.places.contains_key(&fingerprint);
+                    reached.push(Reached {
+                        from: *from,
+                        action,
+                        fingerprint,
+                        world: is_new.then(|| Box::new(after)),
+                    });
+                }
+            }
+            reached
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = batch
+                .chunks(share)
+                .map(|part| scope.spawn(move || work(part)))
+                .collect();
+            let parts = workers.into_iter().map(|worker| worker.join());
+            parts
+                .flat_map(|part| part.expect("a state panicked"))
+                .collect()
+        })
+    }
+
+    /// A state from which no good end can be reached, if there is one.
+    fn hopeless(&self) -> Option<u32> {
+        let mut before: Vec<Vec<u32>> = vec![Vec::new(); self.found.len()];
+        for (from, to) in &self.ways {
+            before[*to as usize].push(*from);
+        }
+        let mut hopeful: Vec<bool> = self.found.iter().map(|it| it.good).collect();
+        let mut todo: Vec<u32> = (0..self.found.len() as u32)
+            .filter(|place| hopeful[*place as usize])
+            .collect();
+        while let Some(place) = todo.pop() {
+            for from in &before[place as usize] {
+                if !std::mem::replace(&mut hopeful[*from as usize], true) {
+                    todo.push(*from);
+                }
+            }
+        }
+        let hopeless = hopeful.iter().position(|hopeful| !hopeful);
+        hopeless.map(|place| place as u32)
+    }
+
+    fn outcome(&self, depth: usize, fault: Option<(Fault, u32, Option<Action>)>) -> Outcome {
+        Outcome {
+            states: self.found.len(),
+            transitions: self.ways.len(),
+            ends: self.found.iter().filter(|it| it.good).count(),
+            depth,
+            fault: fault.map(|(fault, place, last)| {
+                let mut way: Vec<String> = last.iter().map(|it| format!("{it:?}")).collect();
+                let mut place = place;
+                while let Some(action) = &self.found[place as usize].action {
+                    way.push(format!("{action:?}"));
+                    place = self.found[place as usize].parent;
+                }
+                way.reverse();
+                (fault, way)
+            }),
+        }
+    }
+}

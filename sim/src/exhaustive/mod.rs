@@ -1,0 +1,64 @@
+//! The small world, whole: every interleaving of one move with whatever goes wrong, over core's own
+//! state machines.
+//!
+//! Two ports with a link between them and one message on its way each way (one with its payload, one
+//! that is pulled); the owner of a move, its guardian, the agents of three nodes, the directory. What
+//! nobody can come between happens at once; all else is an [`Action`](actions::Action), and every
+//! order of them is tried, each different state once, until there is no state left: there is no bound
+//! on the depth. Deadlines may pass at any time.
+//!
+//! In every state: never two live owners, nothing delivered twice, nothing touched after its
+//! completion, nobody dead who was not killed. From every state a good end can be reached.
+
+mod actions;
+mod enumerate;
+mod moving;
+mod process;
+mod wires;
+mod world;
+
+pub use enumerate::Outcome;
+use world::World;
+
+/// One of the worlds that are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Small {
+    /// What may go wrong, in all: a crash, a step that fails, a line, a link or an answer lost.
+    pub mishaps: u8,
+    /// Whether there is another port and messages, or the move alone.
+    pub talking: bool,
+}
+
+impl Small {
+    /// The worlds that `cargo xtask exhaustive` looks at.
+    pub const ALL: [Small; 2] = [
+        Small {
+            mishaps: 2,
+            talking: false,
+        },
+        Small {
+            mishaps: 1,
+            talking: true,
+        },
+    ];
+
+    /// What it is, in words.
+    pub fn name(self) -> String {
+        let what = if self.talking {
+            "a move and two ports"
+        } else {
+            "a move alone"
+        };
+        format!(
+            "{what}, {} mishap{}",
+            self.mishaps,
+            if self.mishaps == 1 { "" } else { "s" }
+        )
+    }
+
+    /// Looks at all of it. `plant` is called in each thread that does.
+    pub fn explore(self, plant: impl Fn() + Sync) -> Outcome {
+        plant();
+        enumerate::enumerate(World::new(self.mishaps, self.talking), plant)
+    }
+}
