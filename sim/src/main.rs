@@ -69,12 +69,11 @@ fn exhaustive() -> ExitCode {
         let Outcome {
             transitions,
             ends,
-            depth,
             fault,
             ..
         } = outcome;
         println!(
-            "exhaustive: {}: {} states, {transitions} transitions, {ends} good ends, depth {depth}",
+            "exhaustive: {}: {} states, {transitions} transitions, {ends} good ends",
             small.name(),
             outcome.states
         );

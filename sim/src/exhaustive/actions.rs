@@ -169,13 +169,14 @@ impl World {
         add(self.guardian.is_some(), Mishap::GuardianKilled);
         for node in [SOURCE, DESTINATION] {
             add(self.agents[node].up, Mishap::AgentKilled(node));
-            add(self.agents[node].up, Mishap::NodeKilled(node));
+            // These, and what is below, are looked at where the move is alone.
+            let alone = self.processes[PEER].is_none();
+            add(alone && self.agents[node].up, Mishap::NodeKilled(node));
         }
         for name in [ORIGINAL, COPY, PEER] {
             add(lives(name), Mishap::ProcessKilled(name));
         }
         add(self.directory.is_some(), Mishap::DirectoryKilled);
-        // The other mishaps are looked at where the move is alone.
         if self.processes[PEER].is_some() {
             return;
         }

@@ -17,14 +17,12 @@ pub struct Outcome {
     pub transitions: usize,
     /// States in which all has come to a good end.
     pub ends: usize,
-    /// Actions on the longest of the shortest ways to a state.
-    pub depth: usize,
     /// The first broken promise, with the way there.
     pub fault: Option<(Fault, Vec<String>)>,
 }
 
-/// States of one layer that are worked on at a time: what bounds the memory.
-const BATCH: usize = 4096;
+/// States that are worked on at a time.
+const BATCH: usize = 256;
 /// More states than this are not looked at: something grows without end.
 const STATES_MAX: usize = 20_000_000;
 
@@ -46,7 +44,7 @@ struct Reached {
     from: u32,
     action: Action,
     fingerprint: u64,
-    /// `None` where it had been seen in an earlier batch.
+    /// `None` where it had been seen before.
     world: Option<Box<World>>,
 }
 
@@ -55,47 +53,43 @@ pub(super) fn enumerate(first: World, plant: impl Fn() + Sync) -> Outcome {
     let mut space = Space::default();
     let root = space.add(first.fingerprint(), 0, None, first.is_good());
     let fault = first.fault.clone();
-    let mut layer = vec![(root, Box::new(first))];
-    let mut depth = 0;
+    let mut todo = vec![(root, Box::new(first))];
     if let Some(fault) = fault {
-        return space.outcome(depth, Some((fault, root, None)));
+        return space.outcome(Some((fault, root, None)));
     }
-    while !layer.is_empty() {
-        let mut next = Vec::new();
-        for batch in layer.chunks(BATCH) {
-            for reached in space.successors(batch, &plant) {
-                let Reached {
-                    from,
-                    action,
-                    fingerprint,
-                    world,
-                } = reached;
-                let known = space.places.get(&fingerprint).copied();
-                let place = match (known, world) {
-                    (Some(place), _) => place,
-                    (None, Some(world)) => {
-                        if let Some(fault) = &world.fault {
-                            let fault = fault.clone();
-                            return space.outcome(depth, Some((fault, from, Some(action))));
-                        }
-                        let place = space.add(fingerprint, from, Some(action), world.is_good());
-                        next.push((place, world));
-                        place
+    while !todo.is_empty() {
+        // The last ones first: there are few at a time of whom not all is known.
+        let batch = todo.split_off(todo.len().saturating_sub(BATCH));
+        for reached in space.successors(&batch, &plant) {
+            let Reached {
+                from,
+                action,
+                fingerprint,
+                world,
+            } = reached;
+            let known = space.places.get(&fingerprint).copied();
+            let place = match (known, world) {
+                (Some(place), _) => place,
+                (None, Some(world)) => {
+                    if let Some(fault) = &world.fault {
+                        let fault = fault.clone();
+                        return space.outcome(Some((fault, from, Some(action))));
                     }
-                    (None, None) => unreachable!("it was seen"),
-                };
-                space.ways.push((from, place));
-            }
+                    let place = space.add(fingerprint, from, Some(action), world.is_good());
+                    todo.push((place, world));
+                    place
+                }
+                (None, None) => unreachable!("it was seen"),
+            };
+            space.ways.push((from, place));
         }
         assert!(space.found.len() < STATES_MAX, "the small world has no end");
-        depth += usize::from(!next.is_empty());
-        layer = next;
     }
     let hopeless = space.hopeless().map(|place| {
         let why = "no good end can be reached from here".to_owned();
         (Fault::Stuck(why), place, None)
     });
-    space.outcome(depth, hopeless)
+    space.outcome(hopeless)
 }
 
 impl Space {
@@ -165,12 +159,11 @@ impl Space {
         hopeless.map(|place| place as u32)
     }
 
-    fn outcome(&self, depth: usize, fault: Option<(Fault, u32, Option<Action>)>) -> Outcome {
+    fn outcome(&self, fault: Option<(Fault, u32, Option<Action>)>) -> Outcome {
         Outcome {
             states: self.found.len(),
             transitions: self.ways.len(),
             ends: self.found.iter().filter(|it| it.good).count(),
-            depth,
             fault: fault.map(|(fault, place, last)| {
                 let mut way: Vec<String> = last.iter().map(|it| format!("{it:?}")).collect();
                 let mut place = place;

@@ -37,7 +37,7 @@ impl Small {
             talking: false,
         },
         Small {
-            mishaps: 1,
+            mishaps: 0,
             talking: true,
         },
     ];

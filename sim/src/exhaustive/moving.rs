@@ -150,7 +150,7 @@ impl World {
             }
             Doing::Resuming => source.handle_resumed(NOW, Ok(())),
             Doing::Shadowing => source.handle_shadowed(NOW, result),
-            Doing::Restoring | Doing::Releasing => {}
+            Doing::Restoring | Doing::Releasing { .. } => {}
         }
     }
 
@@ -166,12 +166,14 @@ impl World {
             }
             DestinationEffect::Ask(question) => self.ask(Asker::Guardian, question),
             DestinationEffect::Release { epoch } => {
-                if self.is(COPY, Life::Held) {
+                // Whether it could be thawed is decided here: one that ends later has run.
+                let held = self.is(COPY, Life::Held);
+                if held {
                     let copy = self.process(COPY);
                     copy.life = Life::Running;
                     copy.attach(epoch);
                 }
-                self.guardian_doing.push_back(Doing::Releasing);
+                self.guardian_doing.push_back(Doing::Releasing { held });
             }
             DestinationEffect::Discard => {
                 if self.is(COPY, Life::Running) {
@@ -214,10 +216,9 @@ impl World {
                     guardian.handle_restored(result);
                 }
             }
-            Doing::Releasing => {
-                let runs = self.is(COPY, Life::Running);
+            Doing::Releasing { held } => {
                 if let Some(guardian) = &mut self.guardian {
-                    guardian.handle_released(if runs { Ok(()) } else { Err(why()) });
+                    guardian.handle_released(if held { Ok(()) } else { Err(why()) });
                 }
             }
             _ => {}

@@ -57,7 +57,10 @@ pub(super) enum Doing {
     Resuming,
     Shadowing,
     Restoring,
-    Releasing,
+    /// `held`: there was a copy to release.
+    Releasing {
+        held: bool,
+    },
 }
 
 /// The line between mover and guardian.
