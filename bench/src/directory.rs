@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,8 +26,6 @@ use meander_sim::star;
 const LOOK_UPS: usize = 4000;
 /// Moves of a measurement.
 const MOVES: usize = 500;
-/// Clients that fill etcd at once.
-const FILLERS: usize = 64;
 /// Ports that are no peers of the mover.
 const OTHERS: usize = 100;
 /// How long a process may take to start.
@@ -129,33 +126,11 @@ fn etcd(ports: usize) -> Result<()> {
     let files = tempfile::tempdir()?;
     let members = Members::start(files.path())?;
     let key = keyfile::random();
-    let open = || {
-        let backend = Etcd::new(&members.endpoints, &key);
-        Client::over(Box::new(backend), Duration::from_secs(30))
-    };
-    let client = open();
+    let open = || Etcd::new(&members.endpoints, &key);
+    let client = Client::over(Box::new(open()), Duration::from_secs(30));
     wait_for(&client)?;
     let records = records(ports);
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        let fillers: Vec<_> = (0..FILLERS)
-            .map(|_| {
-                scope.spawn(|| {
-                    let client = &client;
-                    while let Some((port, record)) =
-                        records.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        let entry = record.entry.clone();
-                        client.request(&Request::Register { port: *port, entry })?;
-                    }
-                    anyhow::Ok(())
-                })
-            })
-            .collect();
-        fillers
-            .into_iter()
-            .try_for_each(|filler| filler.join().expect("no panic"))
-    })?;
+    open().fill(&records)?;
     row("etcd, 3 members", ports, &measure(&client, &records)?, "");
     Ok(())
 }

@@ -16,6 +16,9 @@ use super::worker::Members;
 use crate::Error;
 use crate::directory::backend::ANSWER_TIMEOUT;
 
+/// How often the ports are counted.
+const COUNT_PERIOD: Duration = Duration::from_secs(10);
+
 /// Asks until there is an answer, or [`ANSWER_TIMEOUT`] is over.
 pub(super) async fn ask(members: &Members, request: &Request) -> Asked {
     let deadline = Instant::now() + ANSWER_TIMEOUT;
@@ -28,12 +31,16 @@ pub(super) async fn ask(members: &Members, request: &Request) -> Asked {
     // Whether a transaction of this question may have happened without being answered.
     let mut unsure = false;
     loop {
-        let (row, count) = match read(members, request, port, deadline).await {
+        let row = match read(members, port, deadline).await {
             Ok(read) => read,
             Err(why) if unsure => return Asked::Unknown(why),
             Err(why) => return Asked::NotSent(why),
         };
-        let (reply, change) = decide(port, request, &row, count);
+        let new = matches!(request, Request::Register { .. }) && row.record.is_none();
+        if new && is_full(members, deadline).await {
+            return Asked::Answered(Reply::Refused(Refusal::Full));
+        }
+        let (reply, change) = decide(port, request, &row);
         let Some(change) = change else {
             return Asked::Answered(reply);
         };
@@ -73,8 +80,8 @@ pub(super) async fn wait_change(
     let gone = |why| Error::NoDirectory { why };
     loop {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        let (row, _) = read(members, &lookup, port, deadline).await.map_err(gone)?;
-        let entry = match decide(port, &lookup, &row, 0).0 {
+        let row = read(members, port, deadline).await.map_err(gone)?;
+        let entry = match decide(port, &lookup, &row).0 {
             Reply::Found(entry) => entry,
             _ => None,
         };
@@ -131,52 +138,45 @@ struct Row {
     lease: i64,
 }
 
-/// The row, and how many rows there are where that matters.
-async fn read(
-    members: &Members,
-    request: &Request,
-    port: PortId,
-    deadline: Instant,
-) -> Result<(Row, i64), String> {
+async fn read(members: &Members, port: PortId, deadline: Instant) -> Result<Row, String> {
     let key = members.rows.port(port);
-    let mut operations = vec![TxnOp::get(key, None)];
-    if matches!(request, Request::Register { .. }) {
-        let count = GetOptions::new().with_prefix().with_count_only();
-        operations.push(TxnOp::get(members.rows.ports(), Some(count)));
-    }
     let response = members
         .call(deadline, |mut client| {
-            let transaction = Txn::new().and_then(operations.clone());
-            async move { client.txn(transaction).await }
+            let key = key.clone();
+            async move { client.get(key, None).await }
         })
         .await?;
-    let read_at = response.header().map_or(0, |header| header.revision());
-    let mut gets = response
-        .op_responses()
-        .into_iter()
-        .filter_map(|op| match op {
-            etcd_client::TxnOpResponse::Get(get) => Some(get),
-            _ => None,
-        });
-    let first = gets.next().ok_or("etcd answered something else")?;
-    let count = gets.next().map_or(0, |get| get.count());
-    let found = first.kvs().first();
+    let found = response.kvs().first();
     let record = found.map(|row| members.rows.open(port, row.value()));
-    let row = Row {
+    Ok(Row {
         record: record.transpose()?,
         revision: found.map_or(0, KeyValue::mod_revision),
-        read_at,
+        read_at: response.header().map_or(0, |header| header.revision()),
         lease: found.map_or(0, KeyValue::lease),
-    };
-    Ok((row, count))
+    })
+}
+
+/// Whether there are as many ports as a directory takes. Counting takes etcd long, so that it is
+/// done now and then only, and the bound may be passed by what comes meanwhile.
+async fn is_full(members: &Members, deadline: Instant) -> bool {
+    if let Some(full) = members.was_full(COUNT_PERIOD) {
+        return full;
+    }
+    let count = members
+        .call(deadline, |mut client| {
+            let ports = members.rows.ports();
+            let options = GetOptions::new().with_prefix().with_count_only();
+            async move { client.get(ports, Some(options)).await }
+        })
+        .await;
+    let count = count.map_or(0, |response| response.count());
+    let full = usize::try_from(count).is_ok_and(|count| count >= DIRECTORY_PORTS);
+    members.note_full(full);
+    full
 }
 
 /// What core's directory says, were this record all it has.
-fn decide(port: PortId, request: &Request, row: &Row, count: i64) -> (Reply, Option<Change>) {
-    let full = usize::try_from(count).is_ok_and(|count| count >= DIRECTORY_PORTS);
-    if row.record.is_none() && full {
-        return (Reply::Refused(Refusal::Full), None);
-    }
+fn decide(port: PortId, request: &Request, row: &Row) -> (Reply, Option<Change>) {
     let records = row.record.clone().map(|record| (port, record));
     Directory::from_records(records).handle(request.clone())
 }
@@ -205,6 +205,24 @@ async fn apply(
         })
         .await
         .map(|response| response.succeeded())
+}
+
+/// Puts these records there, whatever is there.
+pub(super) async fn put_all(members: &Members, page: &[(PortId, Record)]) -> Result<(), String> {
+    let operation = |(port, record): &(PortId, Record)| {
+        let value = members.rows.seal(*port, record)?;
+        Ok(TxnOp::put(members.rows.port(*port), value, None))
+    };
+    let operations = page
+        .iter()
+        .map(operation)
+        .collect::<Result<Vec<_>, String>>()?;
+    let deadline = Instant::now() + ANSWER_TIMEOUT;
+    let put = members.call(deadline, |mut client| {
+        let transaction = Txn::new().and_then(operations.clone());
+        async move { client.txn(transaction).await }
+    });
+    put.await.map(drop)
 }
 
 async fn list(members: &Members, request: &Request, deadline: Instant) -> Result<Reply, String> {

@@ -19,13 +19,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use meander::{Key, NodeName, PortId};
-use meander_core::directory::{Entry, Request};
+use meander_core::directory::{Entry, Record, Request};
 use meander_core::moves::Asked;
 
 use self::rows::Rows;
 use self::worker::Worker;
 use super::backend::{ANSWER_TIMEOUT, Backend, WAIT_MAX};
 use crate::Error;
+
+/// Records in one transaction of [`Etcd::fill`]; etcd takes 128.
+const FILL_PAGE: usize = 100;
 
 /// A directory in etcd, under a name made of the cluster key.
 pub struct Etcd {
@@ -38,6 +41,20 @@ impl Etcd {
         Etcd {
             worker: Worker::new(endpoints.to_vec(), Rows::new(key)),
         }
+    }
+}
+
+impl Etcd {
+    /// Puts these records there, whatever is there: for filling a directory that nobody uses yet.
+    pub fn fill(&self, records: &[(PortId, Record)]) -> Result<(), Error> {
+        for page in records.chunks(FILL_PAGE) {
+            let page = page.to_vec();
+            let put = self.worker.run(ANSWER_TIMEOUT, move |members| async move {
+                asking::put_all(&members, &page).await
+            })?;
+            put.map_err(|why| Error::NoDirectory { why })?;
+        }
+        Ok(())
     }
 }
 

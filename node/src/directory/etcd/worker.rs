@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etcd_client::{Client, ConnectOptions};
 
@@ -37,6 +37,7 @@ impl Worker {
                 endpoints,
                 rows,
                 preferred: AtomicUsize::new(0),
+                counted: Mutex::new(None),
             }),
             jobs: Mutex::new(None),
         }
@@ -110,6 +111,8 @@ pub(super) struct Members {
     pub(super) rows: Rows,
     /// The one that answered last.
     preferred: AtomicUsize,
+    /// When the ports were last counted, and whether there were too many.
+    counted: Mutex<Option<(Instant, bool)>>,
 }
 
 impl Members {
@@ -163,6 +166,20 @@ impl Members {
             self.preferred.store(at + 1, Ordering::Relaxed);
         }
         called
+    }
+
+    /// Whether there were too many ports when they were last counted, if that is not long ago.
+    pub(super) fn was_full(&self, within: Duration) -> Option<bool> {
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        counted
+            .filter(|(at, _)| at.elapsed() < within)
+            .map(|(_, full)| full)
+    }
+
+    /// The ports have just been counted.
+    pub(super) fn note_full(&self, full: bool) {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        *counted = Some((Instant::now(), full));
     }
 
     async fn call_at<T, F>(
