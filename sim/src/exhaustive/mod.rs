@@ -3,7 +3,7 @@
 //!
 //! Two ports with a link between them and one message on its way each way (one with its payload, one
 //! that is pulled); the owner of a move, its guardian, the agents of three nodes, the directory. What
-//! nobody can come between happens at once; all else is an [`Action`](actions::Action), and every
+//! nobody can come between happens at once; all else is an `Action`, and every
 //! order of them is tried, each different state once, until there is no state left: there is no bound
 //! on the depth. Deadlines may pass at any time.
 //!
