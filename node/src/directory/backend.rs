@@ -21,7 +21,7 @@ pub trait Backend: Send + Sync {
     fn ask(&self, request: &Request) -> Asked;
 
     /// Returns as soon as what is known of the port differs from `seen`, and after `wait` (at most
-    /// [`WAIT_MAX`]) whatever it is. A change is not missed, but of two changes the first may be.
+    /// a minute) whatever it is. A change is not missed, but of two changes the first may be.
     fn wait_change(
         &self,
         port: PortId,
