@@ -178,6 +178,8 @@ fn nobody_gets_between_two_ports_from_an_address_that_one_has_left() {
         postcard::to_stdvec(&vec![listener.local_addr().unwrap()]).unwrap();
     let passed = std::thread::spawn(move || {
         let (mut near, _) = listener.accept().unwrap();
+        near.set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
         let mut far = TcpStream::connect(there).unwrap();
         let (mut back, mut forth) = (far.try_clone().unwrap(), near.try_clone().unwrap());
         std::thread::spawn(move || std::io::copy(&mut back, &mut forth));

@@ -1,8 +1,8 @@
 //! The processes of this node: ranks, which are told apart from users by their first frame.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use meander::control::FromPort;
@@ -18,12 +18,43 @@ use crate::process::Peer;
 use crate::user::{FromUser, HELLO, Reason, Status, ToUser};
 use crate::{Error, keyfile};
 
-/// Processes of this node that may be connected at a time.
+/// Processes of this node that may be connected at a time, of all users but root.
 const CONNECTIONS: usize = 16_384;
+/// Of one user: none can take the agent away from the others. `[R44]`
+const CONNECTIONS_PER_USER: usize = 4096;
 /// How long the first frame may take.
 const FIRST_FRAME: Duration = Duration::from_secs(5);
 
-static CONNECTED: AtomicUsize = AtomicUsize::new(0);
+/// How many each user has.
+static CONNECTED: Mutex<BTreeMap<u32, usize>> = Mutex::new(BTreeMap::new());
+
+/// One connection of a user, counted until it is dropped.
+struct Seat(u32);
+
+impl Seat {
+    fn take(uid: u32) -> Option<Seat> {
+        let mut users = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = users.values().sum();
+        let own = users.entry(uid).or_default();
+        if uid != 0 && (all >= CONNECTIONS || *own >= CONNECTIONS_PER_USER) {
+            return None;
+        }
+        *own += 1;
+        Some(Seat(uid))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut users = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = users.get_mut(&self.0) {
+            *own -= 1;
+            if *own == 0 {
+                users.remove(&self.0);
+            }
+        }
+    }
+}
 
 /// Why a user is refused.
 pub(super) struct Refusal {
@@ -58,10 +89,12 @@ impl From<Refusal> for ToUser {
 
 /// Serves a process that has connected, on a thread of its own.
 pub(super) fn take(agent: &Arc<Agent>, stream: UnixStream) {
-    if CONNECTED.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS {
-        CONNECTED.fetch_sub(1, Ordering::Relaxed);
-        return tracing::warn!("more than {CONNECTIONS} local connections; one was refused");
-    }
+    let Ok(Peer { uid, .. }) = Peer::of(&stream) else {
+        return;
+    };
+    let Some(seat) = Seat::take(uid) else {
+        return tracing::warn!("user {uid} has too many connections; one was refused");
+    };
     let agent = agent.clone();
     let spawned = std::thread::Builder::new()
         .name("local".into())
@@ -69,10 +102,9 @@ pub(super) fn take(agent: &Arc<Agent>, stream: UnixStream) {
             if let Err(why) = serve(&agent, stream) {
                 tracing::warn!("a local process: {why}");
             }
-            CONNECTED.fetch_sub(1, Ordering::Relaxed);
+            drop(seat);
         });
     if let Err(error) = spawned {
-        CONNECTED.fetch_sub(1, Ordering::Relaxed);
         tracing::warn!("no thread for a local process: {error}");
     }
 }
@@ -285,6 +317,17 @@ mod tests {
             .enumerate()
             .map(|(at, (job, rank))| (PortId(at as u128), entry(job, *rank)))
             .collect()
+    }
+
+    /// `[R44]`
+    #[test]
+    fn no_user_takes_all_connections() {
+        let (greedy, other) = (4_000_001, 4_000_002);
+        let seats: Vec<Seat> = std::iter::from_fn(|| Seat::take(greedy)).collect();
+        assert_eq!(seats.len(), CONNECTIONS_PER_USER);
+        assert!(Seat::take(other).is_some() && Seat::take(0).is_some());
+        drop(seats);
+        assert!(Seat::take(greedy).is_some());
     }
 
     #[test]
