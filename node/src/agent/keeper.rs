@@ -33,16 +33,12 @@ pub(super) fn start(agent: &Arc<Agent>) -> Result<(), Error> {
     // A node that held it once goes on telling who does.
     let holds = Places::open(&agent.cluster, &agent.key).last().node == *agent.node();
     let wanted = holds || store(agent).exists();
-    let mut child = None;
+    agent.keeper.wanted.store(wanted, Ordering::Relaxed);
+    let kept = agent.clone();
+    std::thread::spawn(move || keep(&kept));
     if wanted {
-        agent.keeper.wanted.store(true, Ordering::Relaxed);
-        if !answers(agent) {
-            child = Some(launch(agent)?);
-            wait_until_it_answers(agent)?;
-        }
+        wait_until_it_answers(agent)?;
     }
-    let agent = agent.clone();
-    std::thread::spawn(move || keep(&agent, child));
     Ok(())
 }
 
@@ -86,9 +82,10 @@ fn wait_until_it_answers(agent: &Agent) -> Result<(), Error> {
     Ok(())
 }
 
-fn keep(agent: &Agent, mut child: Option<Child>) {
+/// Starts it as often as it ends: one that was killed a moment ago may still have the file.
+fn keep(agent: &Agent) {
+    let mut child: Option<Child> = None;
     loop {
-        std::thread::sleep(PERIOD);
         if let Some(process) = &mut child
             && matches!(process.try_wait(), Ok(Some(_)))
         {
@@ -96,12 +93,13 @@ fn keep(agent: &Agent, mut child: Option<Child>) {
         }
         let wanted = agent.keeper.wanted.load(Ordering::Relaxed);
         if wanted && child.is_none() && !answers(agent) {
-            tracing::warn!("the directory's process is not there; starting it");
+            tracing::info!("the directory's process is not there; starting it");
             match launch(agent) {
                 Ok(process) => child = Some(process),
                 Err(error) => tracing::error!("{error}"),
             }
         }
+        std::thread::sleep(PERIOD);
     }
 }
 
