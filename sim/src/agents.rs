@@ -175,7 +175,8 @@ impl World {
             (false, true) => {
                 self.note("buried", &[rank as u64]);
                 let runs = self.slot_of(rank).is_some();
-                self.checker.buried(rank, runs);
+                let node = self.directory.node_of(port);
+                self.checker.buried(rank, node, runs);
             }
             _ => {}
         }

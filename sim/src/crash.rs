@@ -278,7 +278,8 @@ impl World {
     fn kill_process(&mut self, slot: usize) {
         let is_unconfirmed = |moving: &Moving| moving.copy == Some(slot) && !moving.confirmed;
         if !self.movings.values().any(is_unconfirmed) {
-            self.checker.killed(self.processes[slot].rank);
+            let host = &self.processes[slot];
+            self.checker.killed(host.rank, host.node);
         }
         let listing = self.listing(slot);
         let attached = self.processes[slot].port.is_attached();

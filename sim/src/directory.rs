@@ -84,6 +84,12 @@ impl DirectoryHost {
         matches!(reply, Reply::Ended(_))
     }
 
+    /// The node where the disk has a port.
+    pub fn node_of(&self, port: PortId) -> usize {
+        let name = &self.disk[&port].entry.location.node.0;
+        name[1..].parse().expect("nodes are numbered")
+    }
+
     pub fn crash(&mut self) {
         self.machine = None;
         self.doomed = None;

@@ -32,23 +32,21 @@ pub fn find(seeds: u64, plan: &Plan) -> ExitCode {
     let (mut fits, mut small_found) = (0, 0);
     for fault in all {
         let name = format!("{fault:?}");
-        match search(seeds, plan, *fault) {
+        let by_seed = search(seeds, plan, *fault);
+        let in_small = IN_THE_SMALL_WORLD.contains(fault).then(|| small(*fault));
+        found += usize::from(by_seed.is_some() || matches!(in_small, Some(Some(_))));
+        match by_seed {
             Some((seed, how)) => {
-                found += 1;
                 last = last.max(seed);
                 println!("{name:<28} seed {seed:>4}  {how}");
             }
-            None => println!("{name:<28} NOT FOUND in {seeds} seeds"),
+            None => println!("{name:<28} not found in {seeds} seeds"),
         }
-        if IN_THE_SMALL_WORLD.contains(fault) {
+        if let Some(how) = in_small {
             fits += 1;
-            match small(*fault) {
-                Some(how) => {
-                    small_found += 1;
-                    println!("{:<28} {how}", "");
-                }
-                None => println!("{:<28} NOT FOUND in the small world", ""),
-            }
+            small_found += usize::from(how.is_some());
+            let how = how.unwrap_or("NOT FOUND in the small world".to_owned());
+            println!("{:<28} {how}", "");
         }
     }
     let innocent = (0..=last).find_map(|seed| breaks(seed, plan, None));

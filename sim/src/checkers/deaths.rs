@@ -6,23 +6,23 @@ use super::{Checker, Fault};
 
 #[derive(Debug, Default)]
 pub(super) struct Deaths {
-    /// Ranks of which something was killed that may have been all there was.
-    killed: BTreeSet<usize>,
+    /// Ranks of which something was killed that may have been all there was, each with its node.
+    killed: BTreeSet<(usize, usize)>,
     /// Ranks that agents have reported dead.
     buried: BTreeSet<usize>,
 }
 
 impl Checker {
-    /// The rank may be dead from now on, and rightly.
-    pub fn killed(&mut self, rank: usize) {
-        self.deaths.killed.insert(rank);
+    /// The rank may be dead from now on, and rightly, if the directory has it on this node.
+    pub fn killed(&mut self, rank: usize, node: usize) {
+        self.deaths.killed.insert((rank, node));
     }
 
-    /// An agent reports the rank dead. `runs`: whether a process of it does.
-    pub fn buried(&mut self, rank: usize, runs: bool) {
+    /// The directory has it that the rank, on this node, has ended. `runs`: whether a process of it does.
+    pub fn buried(&mut self, rank: usize, node: usize, runs: bool) {
         if runs {
             self.fault(Fault::BuriedAlive(rank));
-        } else if !self.may_be_dead(rank) {
+        } else if !self.deaths.killed.contains(&(rank, node)) {
             self.fault(Fault::Lost(rank));
         }
         self.deaths.buried.insert(rank);
@@ -33,6 +33,7 @@ impl Checker {
     }
 
     pub fn may_be_dead(&self, rank: usize) -> bool {
-        self.deaths.killed.contains(&rank)
+        let mut killed = self.deaths.killed.iter();
+        killed.any(|(killed, _)| *killed == rank)
     }
 }

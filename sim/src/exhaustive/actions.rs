@@ -1,5 +1,7 @@
 //! What can happen next in the small world, and what comes of it.
 
+use std::sync::Arc;
+
 use meander_core::PortId;
 use meander_core::directory::{Directory, Ending, Reply};
 use meander_core::moves::{Asked, Burial, Destination, Phase, Source};
@@ -254,7 +256,9 @@ impl World {
             Action::Listed(name) => self.list(name),
             Action::ToldDead(name) => self.process(name).port.declare_dead(other(name)),
             Action::DirectoryStarts => {
-                self.directory = Some(Directory::from_records(self.disk.clone()));
+                let records = self.disk.as_ref().clone();
+                self.directory = Some(Arc::new(Directory::from_records(records)));
+                self.print_directory();
             }
             Action::Called(place) => self.called(place),
             Action::Delivered(end, _) => self.deliver(end),
@@ -332,6 +336,7 @@ impl World {
             Mishap::ProcessKilled(name) => self.kill(name),
             Mishap::DirectoryKilled => {
                 self.directory = None;
+                self.print_directory();
                 for (_, call) in &mut self.calls {
                     if let Call::Question(_) = call {
                         *call = Call::Answer(Asked::Unknown(String::new()));
@@ -378,11 +383,7 @@ impl World {
         }
         self.close_links(name);
         self.process(name).life = Life::Killed;
-        match name {
-            COPY => self.killed[0] |= self.confirmed,
-            ORIGINAL => self.killed[0] = true,
-            _ => self.killed[1] = true,
-        }
+        self.killed[name] = name != COPY || self.confirmed;
     }
 }
 

@@ -79,7 +79,7 @@ impl World {
                 self.source_doing.clear();
                 self.line.up = false;
                 let with_rank = matches!(end, SourceEnd::Ended { .. } | SourceEnd::Fenced { .. });
-                if with_rank && !self.killed[0] {
+                if with_rank && !self.killed[ORIGINAL] && !self.killed[COPY] {
                     self.fault.get_or_insert(Fault::Lost(0));
                 }
                 if with_rank {
@@ -205,7 +205,8 @@ impl World {
                 let copy = image.map(|image| image.copy(COPY, DESTINATION));
                 let restored = copy.is_some();
                 if restored {
-                    self.processes[COPY] = copy;
+                    self.processes[COPY] = copy.map(Arc::new);
+                    self.process(COPY).listed = false;
                 }
                 if let Some(guardian) = &mut self.guardian {
                     let result = if restored {

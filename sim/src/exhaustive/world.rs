@@ -86,7 +86,11 @@ pub(super) struct Agent {
 
 #[derive(Clone, Debug)]
 pub(super) struct World {
-    pub processes: [Option<Process>; 3],
+    /// Shared with the worlds before, until they change.
+    pub processes: [Option<Arc<Process>>; 3],
+    /// What of each process goes into a fingerprint, made again where it changes.
+    prints: [u64; 3],
+    touched: [bool; 3],
     pub wires: Wires,
     pub source: Option<Source>,
     pub source_life: u8,
@@ -101,14 +105,16 @@ pub(super) struct World {
     pub noticed: [bool; 2],
     pub line: Line,
     pub image: Option<Arc<Process>>,
-    pub directory: Option<Directory>,
-    pub disk: BTreeMap<PortId, Record>,
+    pub directory: Option<Arc<Directory>>,
+    pub disk: Arc<BTreeMap<PortId, Record>>,
+    /// Of what the directory and its disk have.
+    directory_print: u64,
     pub calls: Vec<(Asker, Call)>,
     pub agents: [Agent; 3],
     /// Mishaps that may still happen.
     pub mishaps: u8,
-    /// Whether the moved rank, and the other, may be dead.
-    pub killed: [bool; 2],
+    /// Processes that were killed; a copy only if it may have been all there was.
+    pub killed: [bool; 3],
     pub fault: Option<Fault>,
 }
 
@@ -147,7 +153,10 @@ impl World {
         };
         let peer = talking.then(|| Process::new(PEER, PEER));
         let mut world = World {
-            processes: [Some(Process::new(ORIGINAL, SOURCE)), None, peer],
+            processes: [Some(Process::new(ORIGINAL, SOURCE)), None, peer]
+                .map(|it| it.map(Arc::new)),
+            prints: [0; 3],
+            touched: [true; 3],
             wires: Wires::default(),
             source: None,
             source_life: 0,
@@ -159,17 +168,18 @@ impl World {
             noticed: [false; 2],
             line: Line::default(),
             image: None,
-            directory: Some(Directory::default()),
-            disk: BTreeMap::new(),
+            directory: Some(Arc::default()),
+            disk: Arc::default(),
+            directory_print: 0,
             calls: Vec::new(),
             agents: [agent.clone(), agent.clone(), agent],
             mishaps,
-            killed: [false; 2],
+            killed: [false; 3],
             fault: None,
         };
         for name in [ORIGINAL, PEER] {
-            if let Some(process) = &mut world.processes[name] {
-                process.attach(Epoch(0));
+            if world.processes[name].is_some() {
+                world.process(name).attach(Epoch(0));
                 world.list(name);
             }
         }
@@ -212,7 +222,8 @@ impl World {
     }
 
     pub fn process(&mut self, name: usize) -> &mut Process {
-        self.processes[name].as_mut().expect("it is there")
+        self.touched[name] = true;
+        Arc::make_mut(self.processes[name].as_mut().expect("it is there"))
     }
 
     pub fn is(&self, name: usize, life: Life) -> bool {
@@ -224,15 +235,29 @@ impl World {
     /// Everything that nobody can come between is done at once.
     pub fn settle(&mut self) {
         let mut checker = Checker::default();
+        let mut changed = [false; 3];
         loop {
             let moved = self.settle_moves() | self.settle_burials();
-            let talked = (0..3).any(|name| self.drive(name, &mut checker));
+            let touched = std::mem::take(&mut self.touched);
+            let mut talked = false;
+            for name in (0..3).filter(|name| touched[*name]) {
+                changed[name] = true;
+                talked |= self.drive(name, &mut checker);
+            }
+            talked |= self.touched != [false; 3];
             if !moved && !talked && !self.strangers_leave() {
                 break;
             }
         }
         self.found(checker);
         self.check();
+        for name in (0..3).filter(|name| changed[*name]) {
+            self.prints[name] = self.processes[name].as_ref().map_or(0, |process| {
+                let mut hasher = DefaultHasher::new();
+                process.fingerprint(&mut hasher);
+                hasher.finish()
+            });
+        }
     }
 
     /// The end of a link that a process makes nothing of comes at once: nothing depends on when.
@@ -265,6 +290,7 @@ impl World {
         if process.life != Life::Running {
             return false;
         }
+        let process = Arc::make_mut(process);
         let (wishes, frames) = process.drive(checker);
         let worked = !wishes.is_empty() || !frames.is_empty();
         for (link, sent) in frames {
@@ -291,7 +317,7 @@ impl World {
     }
 
     fn dial(&mut self, from: usize, peer: PortId, to: usize) {
-        let there = self.processes[to].as_ref();
+        let there = self.processes[to].as_deref();
         if !there.is_some_and(|there| there.is_on() && there.port.id() == peer) {
             let process = self.process(from);
             return process.port.dial_failed(process.now, peer);
@@ -368,11 +394,20 @@ impl World {
         let Some(directory) = &mut self.directory else {
             return Asked::Unknown(String::new());
         };
-        let (reply, change) = directory.handle(question);
+        let (reply, change) = Arc::make_mut(directory).handle(question);
         if let Some(Change::Put(port, record)) = change {
-            self.disk.insert(port, *record);
+            Arc::make_mut(&mut self.disk).insert(port, *record);
         }
+        self.print_directory();
         Asked::Answered(reply)
+    }
+
+    /// After every change of what the directory has.
+    pub fn print_directory(&mut self) {
+        let mut hasher = DefaultHasher::new();
+        let all = (&self.directory, &self.disk);
+        write!(Writer(&mut hasher), "{all:?}").expect("hashing does not fail");
+        self.directory_print = hasher.finish();
     }
 
     /// What the disk has of a port.
@@ -402,7 +437,7 @@ impl World {
 
     /// Whether a process on a node holds a port.
     pub fn is_held(&self, node: usize, port: PortId) -> bool {
-        let holds = |process: &&Process| {
+        let holds = |process: &Process| {
             let lives = matches!(process.life, Life::Running | Life::Held);
             process.node == node && process.port.id() == port && lives
         };
@@ -412,7 +447,7 @@ impl World {
                 .processes
                 .iter()
                 .flatten()
-                .any(|process| holds(&process))
+                .any(|process| holds(process))
     }
 
     // --- what must be so
@@ -431,10 +466,22 @@ impl World {
                     let ended = self.has_ended(port);
                     (ended && runs)
                         .then_some(Fault::BuriedAlive(rank))
-                        .or((ended && !self.killed[rank]).then_some(Fault::Lost(rank)))
+                        .or((ended && !self.may_be_dead(port)).then_some(Fault::Lost(rank)))
                 })
         };
         self.fault = self.fault.take().or(fault);
+    }
+
+    /// Whether what was killed was the process that the directory has of the port.
+    fn may_be_dead(&self, port: PortId) -> bool {
+        let Some(record) = self.on_disk(port) else {
+            return false;
+        };
+        let node = &record.entry.location.node;
+        let names = [ORIGINAL, COPY, PEER].into_iter();
+        names
+            .filter(|name| *node == node_name(*name))
+            .any(|name| self.killed[name])
     }
 
     /// Whether all has come to a good end: everybody who was killed is there again or known to be dead,
@@ -456,7 +503,7 @@ impl World {
     fn living(&self, names: [usize; 2]) -> Option<&Process> {
         let found = names
             .into_iter()
-            .filter_map(|name| self.processes[name].as_ref());
+            .filter_map(|name| self.processes[name].as_deref());
         found.into_iter().find(|process| process.is_on())
     }
 
@@ -471,12 +518,7 @@ impl World {
     /// Two worlds that agree in this go on alike.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for process in &self.processes {
-            process.is_some().hash(&mut hasher);
-            if let Some(process) = process {
-                process.fingerprint(&mut hasher);
-            }
-        }
+        self.prints.hash(&mut hasher);
         if let Some(image) = &self.image {
             image.fingerprint(&mut hasher);
         }
@@ -484,13 +526,8 @@ impl World {
         (self.source_life, &self.source_doing, self.orphaned).hash(&mut hasher);
         (&self.guardian_doing, self.confirmed, self.noticed).hash(&mut hasher);
         (self.mishaps, self.killed, self.fault.is_some()).hash(&mut hasher);
-        let rest = (
-            &self.source,
-            &self.guardian,
-            &self.line,
-            &self.directory,
-            &self.disk,
-        );
+        self.directory_print.hash(&mut hasher);
+        let rest = (&self.source, &self.guardian, &self.line);
         write!(
             Writer(&mut hasher),
             "{rest:?}{:?}{:?}",

@@ -327,7 +327,8 @@ impl World {
     fn kill_copy(&mut self, number: usize) {
         let moving = &self.movings[&number];
         let Some(copy) = moving.copy else { return };
-        let (parted, confirmed, rank) = (moving.parted, moving.confirmed, moving.rank);
+        let (parted, confirmed) = (moving.parted, moving.confirmed);
+        let (rank, there) = (moving.rank, moving.there);
         if self.lives[copy] != Life::Held || parted || self.healed {
             return;
         }
@@ -336,7 +337,7 @@ impl World {
             if self.living() <= self.quorum {
                 return;
             }
-            self.checker.killed(rank);
+            self.checker.killed(rank, there);
         }
         self.lives[copy] = Life::Dead;
         if let Some(guardian) = &mut self.moving(number).guardian {
