@@ -1,11 +1,12 @@
-//! The small world, whole: every interleaving of one move with whatever goes wrong, over core's own
-//! state machines.
+//! Small worlds, whole: every interleaving of one move, over core's own state machines.
 //!
-//! Two ports with a link between them and one message on its way each way (one with its payload, one
-//! that is pulled); the owner of a move, its guardian, the agents of three nodes, the directory. What
-//! nobody can come between happens at once; all else is an `Action`, and every
-//! order of them is tried, each different state once, until there is no state left: there is no bound
-//! on the depth. Deadlines may pass at any time.
+//! The owner of a move, its guardian, the agents of three nodes, the directory; in one world the move
+//! alone and any two mishaps (crashes, steps that fail, lines and answers that are lost), in the other
+//! two ports with a link between them and one message on its way each way (one with its payload, one
+//! that is pulled), and no mishap: with one, that world has more than a million states. What nobody
+//! can come between happens at once; all else is an [`Action`](actions::Action), and every order of
+//! them is tried, each different state once, until there is no state left: there is no bound on the
+//! depth. Deadlines may pass at any time.
 //!
 //! In every state: never two live owners, nothing delivered twice, nothing touched after its
 //! completion, nobody dead who was not killed. From every state a good end can be reached.
