@@ -155,14 +155,19 @@ impl HeldCopy {
         self.copy.pid
     }
 
-    /// Lets it run.
-    pub fn release(self) -> Result<(RunningCopy, Stdio), Error> {
+    /// Our ends of its standard streams; once.
+    pub fn take_stdio(&mut self) -> Stdio {
+        std::mem::take(&mut self.stdio)
+    }
+
+    /// Lets it run. An error means that it has not run, and never will.
+    pub fn release(self) -> Result<RunningCopy, Error> {
         // They were pending at the dump; the copy gets them when it runs.
         for number in self.signals {
             self.copy.tell(&ToInit::Signal(number))?;
         }
         self.copy.group.thaw()?;
-        Ok((self.copy, self.stdio))
+        Ok(self.copy)
     }
 
     /// Kills it; it has run not one instruction.

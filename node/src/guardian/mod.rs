@@ -126,8 +126,9 @@ impl Prepared {
         self.copy.discard();
     }
 
-    /// Committed: takes the line to the shadow and lets the copy run.
-    pub fn release(self) -> Result<Guardian, Error> {
+    /// Committed: takes the line to the shadow and lets the copy run. An error means that it has not
+    /// run, and never will: whoever hears of it may let the original go on.
+    pub fn release(mut self) -> Result<Guardian, Error> {
         let control = Control::bind(self.copy.pid())?;
         let (port, stream, carry) = match self.line {
             Line::New { port, .. } => (port, None, Carry::default()),
@@ -136,8 +137,9 @@ impl Prepared {
                 (port, Some(stream), baton.carry)
             }
         };
-        let (copy, stdio) = self.copy.release()?;
-        let ends = relay::Ends::new(stdio)?;
+        let ends = relay::Ends::new(self.copy.take_stdio())?;
+        // The last step that may fail.
+        let copy = self.copy.release()?;
         Ok(Guardian {
             copy: Arc::new(copy),
             ends,

@@ -16,8 +16,9 @@ use nix::unistd::Pid;
 const STEPS: u64 = 1500;
 
 /// Lets a held copy run and collects what it says.
-fn run(copy: checkpoint::HeldCopy) -> (RunningCopy, Output, Output, Option<File>) {
-    let (copy, stdio) = copy.release().unwrap();
+fn run(mut copy: checkpoint::HeldCopy) -> (RunningCopy, Output, Output, Option<File>) {
+    let stdio = copy.take_stdio();
+    let copy = copy.release().unwrap();
     let (stdout, stderr) = (Output::default(), Output::default());
     stdout.collect(File::from(stdio.stdout.unwrap()));
     stderr.collect(File::from(stdio.stderr.unwrap()));
