@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 
 use nix::unistd::Pid;
 use rustix::fs::{Gid, Uid, fchown};
@@ -128,9 +129,12 @@ fn external(pid: Pid, ends: &[&Descriptor], terminal: bool) -> Option<External> 
     }
     let metadata = fs::metadata(end.link(pid)).ok()?;
     let key = format!("tty[{:x}:{:x}]", metadata.rdev(), metadata.dev());
-    let size = fs::File::open(end.link(pid))
-        .ok()
-        .and_then(|tty| tcgetwinsize(tty).ok());
+    // Without the flag it would become the controlling terminal of a mover, and its end a mover's.
+    let tty = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NOCTTY)
+        .open(end.link(pid));
+    let size = tty.ok().and_then(|tty| tcgetwinsize(tty).ok());
     let window = size.map_or((0, 0), |size| (size.ws_row, size.ws_col));
     Some(External {
         key,

@@ -141,8 +141,8 @@ fn detach() -> Result<(OwnedFd, OwnedFd), Error> {
         nix::unistd::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), target)
             .map_err(|errno| starting()(errno.into()))?;
     }
-    // A leader of a session without a terminal gets the first one that it opens, the rank's say,
-    // and would be hung up with it.
+    // A leader of a session without a terminal gets the first one that it opens, and would be hung
+    // up with it. Ours are opened so that they are not taken; what CRIU opens is not in our hands.
     let mut hangup = SigSet::empty();
     hangup.add(Signal::SIGHUP);
     hangup

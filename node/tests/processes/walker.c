@@ -92,6 +92,9 @@ int main(int argc, char **argv) {
     if (code < 0) {
         signal(-code, SIG_DFL);
         kill(getpid(), -code);
+        // It may be another thread that takes it.
+        for (;;)
+            nanosleep(&pause, NULL);
     }
     return code;
 }
