@@ -9,10 +9,10 @@ for word in $(</proc/cmdline); do
     esac
 done
 
+# /tmp stays what it is on the host, with our changes on top: the source tree may be there.
 mkdir -p /dev/pts /dev/shm
 mount -t devpts -o mode=620,ptmxmode=666 pts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
-mount -t tmpfs -o mode=1777 tmp /tmp
 mount -t cgroup2 cgroup /sys/fs/cgroup
 hostname "$node"
 mount --bind /run/rxe/hosts /etc/hosts

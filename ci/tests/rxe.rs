@@ -11,6 +11,9 @@ use meander_lab::state::wait_until;
 /// Everything is slow in emulation, the more on a busy host.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// The job stops when this file is on machine a.
+const STOP: &str = "/run/rxe/stop";
+
 /// A program whose output is read at its end; it is ended when this is dropped.
 struct Started(Child);
 
@@ -61,7 +64,7 @@ fn verbs_work(lab: &Rxe) -> Result<()> {
 fn a_rank_moves_there_and_back(lab: &Rxe) -> Result<()> {
     let program = artifacts::program("steady")?;
     let program = program.to_str().context("a path that is text")?;
-    let job = Started::new(lab.mpirun(true, &[program, "--until", "/tmp/stop"])?)?;
+    let job = Started::new(lab.mpirun(true, &[program, "--until", STOP])?)?;
     let places = || -> Option<Vec<(String, String)>> {
         let text = lab.run("a", &["meander", "ps", "--json"]).ok()?;
         let all = meander_lab::meander::places(text.as_bytes()).ok()?;
@@ -79,7 +82,7 @@ fn a_rank_moves_there_and_back(lab: &Rxe) -> Result<()> {
         let now = places().context("the ranks are listed")?;
         ensure!(now[1].1 == to, "{now:?}");
     }
-    lab.run("a", &["touch", "/tmp/stop"])?;
+    lab.run("a", &["touch", STOP])?;
     let said = job.output()?;
     ensure!(said.contains("steady: ok"), "{said}");
     Ok(())
