@@ -4,7 +4,7 @@
 //! alone and any two mishaps (crashes, steps that fail, lines and answers that are lost), in the other
 //! two ports with a link between them and one message on its way each way (one with its payload, one
 //! that is pulled), and no mishap: with one, that world has more than a million states. What nobody
-//! can come between happens at once; all else is an [`Action`](actions::Action), and every order of
+//! can come between happens at once; all else is an `Action`, and every order of
 //! them is tried, each different state once, until there is no state left: there is no bound on the
 //! depth. Deadlines may pass at any time.
 //!
