@@ -23,6 +23,18 @@ const IN_THE_SMALL_WORLD: &[PlantedFault] = &[
     PlantedFault::ReportTheMoved,
 ];
 
+/// Those that two ports show which owe each other a message.
+const BETWEEN_TWO_PORTS: &[PlantedFault] = &[
+    PlantedFault::SkipDuplicateCheck,
+    PlantedFault::LoseRetainedTail,
+    PlantedFault::ForgetPulls,
+    PlantedFault::CompleteTooEarly,
+    PlantedFault::ForgetToRaiseEpoch,
+    PlantedFault::AnswerBeforeFencing,
+    PlantedFault::ReleaseWithoutCommit,
+    PlantedFault::ResumeAfterCommit,
+];
+
 /// Runs seeds with each fault planted until one breaks a promise; then the same without any.
 pub fn find(seeds: u64, plan: &Plan) -> ExitCode {
     let all = PlantedFault::ALL;
@@ -33,8 +45,12 @@ pub fn find(seeds: u64, plan: &Plan) -> ExitCode {
     for fault in all {
         let name = format!("{fault:?}");
         let by_seed = search(seeds, plan, *fault);
-        let in_small = IN_THE_SMALL_WORLD.contains(fault).then(|| small(*fault));
-        found += usize::from(by_seed.is_some() || matches!(in_small, Some(Some(_))));
+        let alone = IN_THE_SMALL_WORLD.contains(fault);
+        let in_small = alone.then(|| small(*fault, Small::ALL[0]));
+        let talking = BETWEEN_TWO_PORTS.contains(fault);
+        let between = talking.then(|| between_two_ports(*fault));
+        let in_small: Vec<_> = in_small.into_iter().chain(between).collect();
+        found += usize::from(by_seed.is_some() || in_small.iter().any(Option::is_some));
         match by_seed {
             Some((seed, how)) => {
                 last = last.max(seed);
@@ -42,10 +58,10 @@ pub fn find(seeds: u64, plan: &Plan) -> ExitCode {
             }
             None => println!("{name:<28} not found in {seeds} seeds"),
         }
-        if let Some(how) = in_small {
+        for how in in_small {
             fits += 1;
             small_found += usize::from(how.is_some());
-            let how = how.unwrap_or("NOT FOUND in the small world".to_owned());
+            let how = how.unwrap_or("NOT FOUND in a small world".to_owned());
             println!("{:<28} {how}", "");
         }
     }
@@ -54,7 +70,7 @@ pub fn find(seeds: u64, plan: &Plan) -> ExitCode {
         println!("mutants: seed {seed} fails with nothing planted: {how}");
         return ExitCode::FAILURE;
     }
-    println!("mutants: found {small_found} of {fits} in the small world");
+    println!("mutants: found {small_found} of {fits} in the small worlds");
     println!("mutants: found {found} of {}", all.len());
     if found == all.len() && small_found == fits {
         ExitCode::SUCCESS
@@ -79,16 +95,26 @@ fn search(seeds: u64, plan: &Plan, fault: PlantedFault) -> Option<(u64, String)>
     })
 }
 
-/// How the small world goes wrong with a fault planted, if it does.
-fn small(fault: PlantedFault) -> Option<String> {
-    let explored = panic::catch_unwind(|| Small::ALL[0].explore(|| plant(Some(fault))));
+/// Where no mishap is needed, none is tried: there are fewer states.
+fn between_two_ports(fault: PlantedFault) -> Option<String> {
+    let without = Small {
+        mishaps: 0,
+        ..Small::ALL[1]
+    };
+    small(fault, without).or_else(|| small(fault, Small::ALL[1]))
+}
+
+/// How a small world goes wrong with a fault planted, if it does.
+fn small(fault: PlantedFault, world: Small) -> Option<String> {
+    let explored = panic::catch_unwind(|| world.explore(|| plant(Some(fault))));
     plant(None);
     match explored {
         Ok(outcome) => {
             let (what, way) = outcome.fault?;
             let (states, steps) = (outcome.states, way.len());
             Some(format!(
-                "small world: {states} states, {steps} steps  {what:?}"
+                "{}: {states} states, {steps} steps  {what:?}",
+                world.name()
             ))
         }
         Err(_) => Some("small world: an assertion of the protocol's own".to_owned()),

@@ -26,7 +26,7 @@ use crate::location::{Contact, Location};
 use crate::planted::{PlantedFault, is_planted};
 
 /// Who a process is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
     /// The job.
     pub job: JobId,
@@ -39,7 +39,7 @@ pub struct Identity {
 }
 
 /// What the directory knows of a port.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// Who it is.
     pub identity: Identity,
@@ -58,7 +58,7 @@ pub struct Entry {
 }
 
 /// What stays of a moved process where its launcher started it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shadow {
     /// The node.
     pub node: NodeName,
@@ -78,7 +78,7 @@ impl Entry {
 }
 
 /// A move, as it is put to the directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Commit {
     /// Which attempt this is.
     pub move_id: MoveId,
@@ -93,7 +93,7 @@ pub struct Commit {
 }
 
 /// What can be asked of the directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Request {
     /// A process has introduced itself to an agent, for the first time or again.
     Register {
@@ -148,7 +148,7 @@ pub enum Request {
 }
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ending {
     /// It had said that it leaves: its peers have all that it owed them.
     Left,
@@ -157,7 +157,7 @@ pub enum Ending {
 }
 
 /// The directory's answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reply {
     /// It is as asked.
     Done,
@@ -184,7 +184,7 @@ pub enum Reply {
 }
 
 /// Why the directory refused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// No such port.
     #[error("the directory does not know this port")]
@@ -235,7 +235,7 @@ pub enum Change {
 }
 
 /// The directory itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Directory {
     records: BTreeMap<PortId, Record>,
     /// Which of them have ended, the first first.

@@ -12,7 +12,7 @@ use crate::planted::{PlantedFault, is_planted};
 
 /// An entry with the moves that led to it and those that were called off; both bounded, oldest
 /// forgotten first ([`limits::DIRECTORY_MOVES`]).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
     /// What is told to those who ask.
     pub entry: Entry,

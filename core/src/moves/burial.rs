@@ -1,6 +1,7 @@
 //! What an agent does about ports that the directory places on its node and that nobody there holds.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use super::Asked;
@@ -42,7 +43,7 @@ pub struct Burial {
     deadline: Option<Time>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum State {
     Listing,
     Removing,
@@ -124,6 +125,13 @@ impl Burial {
             }
             self.ask();
         }
+    }
+
+    /// Hashes all that its further course depends on, for those who enumerate states.
+    pub fn fingerprint(&self, hasher: &mut impl Hasher) {
+        debug_assert!(self.effects.is_empty(), "effects are carried out first");
+        (self.state, &self.dead, self.rest, self.deadline.is_some()).hash(hasher);
+        (&self.suspects, &self.still_suspect).hash(hasher);
     }
 
     fn go_on(&mut self, now: Time) {

@@ -1,6 +1,8 @@
 //! The move, as the rank's guardian sees it where the rank goes to.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::mem;
 
 use super::{Asked, FromGuardian, MoveLimits, ToGuardian, Trouble};
 use crate::directory::{Reply, Request};
@@ -191,6 +193,15 @@ impl Destination {
             if let State::Settling { .. } = self.state {
                 self.ask_settle();
             }
+        }
+    }
+
+    /// Hashes all that its further behaviour depends on, for those who enumerate states.
+    pub fn fingerprint(&self, hasher: &mut impl Hasher) {
+        debug_assert!(self.effects.is_empty(), "effects are carried out first");
+        (mem::discriminant(&self.state), self.deadline.is_some()).hash(hasher);
+        if let State::Releasing { epoch } = &self.state {
+            epoch.hash(hasher);
         }
     }
 

@@ -157,7 +157,7 @@ pub enum FromGuardian {
 }
 
 /// How a question to the directory ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Asked {
     /// It answered.
     Answered(Reply),

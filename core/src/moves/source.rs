@@ -1,6 +1,8 @@
 //! The move, as its owner sees it where the rank is.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::mem;
 
 use super::effect::{SourceEffect, SourceEnd, Verdict};
 use super::plan::Plan;
@@ -99,6 +101,14 @@ impl Source {
         matches!(
             self.state,
             State::RollingBack { .. } | State::Reclaiming { .. }
+        )
+    }
+
+    /// Whether it may still look at what the directory answers.
+    pub fn is_asking(&self) -> bool {
+        !matches!(
+            self.state,
+            State::RollingBack { .. } | State::Shadowing { .. } | State::Finished
         )
     }
 
@@ -308,6 +318,24 @@ impl Source {
             }
             _ => {}
         }
+    }
+
+    /// Hashes all that its further behaviour depends on, for those who enumerate states: not what it
+    /// says to people, nor when anything was, but whether a deadline is set.
+    pub fn fingerprint(&self, hasher: &mut impl Hasher) {
+        debug_assert!(self.effects.is_empty(), "effects are carried out first");
+        (mem::discriminant(&self.state), self.deadline.is_some()).hash(hasher);
+        match &self.state {
+            // How it came to this has no say any more.
+            State::RollingBack { .. } | State::Shadowing { .. } | State::Finished => return,
+            State::Settling { copy_gone, .. } => copy_gone.hash(hasher),
+            State::Attaching { epoch } | State::Reclaiming { from: epoch, .. } => {
+                epoch.hash(hasher);
+            }
+            _ => {}
+        }
+        (self.suspended, self.held, self.confirmed).hash(hasher);
+        (self.unsure, self.asking).hash(hasher);
     }
 
     // --- steps

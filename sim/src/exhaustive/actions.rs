@@ -82,6 +82,15 @@ impl World {
         actions
     }
 
+    /// Whether it is something that a port does, or that is done to it.
+    pub(super) fn is_ports(&self, action: Action) -> bool {
+        match action {
+            Action::Delivered(..) | Action::PortTimer(_) | Action::ToldDead(_) => true,
+            Action::Called(place) => matches!(self.calls[place].0, Asker::Port(_)),
+            _ => false,
+        }
+    }
+
     fn moves(&self, actions: &mut Vec<Action>) {
         let line = &self.line;
         let mut add = |may: bool, action| {
@@ -292,13 +301,9 @@ impl World {
             Call::Answer(asked) => asked.clone(),
         };
         match self.calls.remove(place).0 {
-            Asker::Mover(life) if life == self.source_life => {
-                self.with_source(|source| source.handle_directory(NOW, asked));
-            }
+            Asker::Mover => self.with_source(|it| it.handle_directory(NOW, asked)),
             Asker::Guardian => self.with_guardian(|it| it.handle_directory(NOW, asked)),
-            Asker::Agent(node, life) if life == self.agents[node].life => {
-                self.burial_answered(node, asked);
-            }
+            Asker::Agent(node) => self.burial_answered(node, asked),
             Asker::Port(name) if self.is(name, Life::Running) => self.told_where(name, asked),
             _ => {}
         }
@@ -350,22 +355,22 @@ impl World {
             Mishap::AnswerLost(place) => {
                 self.calls[place].1 = Call::Answer(Asked::Unknown(String::new()));
             }
-            Mishap::LinkCut(end) => self.wires.cut(end),
+            Mishap::LinkCut(end) => self.wires().cut(end),
         }
     }
 
     fn kill_mover(&mut self, journal: bool) {
         self.orphaned = journal && (self.source.is_some() || self.orphaned);
         self.source = None;
-        self.source_life += 1;
         self.source_doing.clear();
         self.line.up = false;
+        self.abandon(Asker::Mover);
     }
 
     fn kill_guardian(&mut self) {
         if self.guardian.is_some() {
             self.guardian_ends();
-            self.calls.retain(|(asker, _)| *asker != Asker::Guardian);
+            self.abandon(Asker::Guardian);
             self.kill(COPY);
         }
     }
@@ -373,8 +378,15 @@ impl World {
     fn kill_agent(&mut self, node: usize) {
         let agent = &mut self.agents[node];
         agent.up = false;
-        agent.life += 1;
         agent.burial = None;
+        self.abandon(Asker::Agent(node));
+        // It passes on what the processes of its node ask.
+        for name in [ORIGINAL, COPY, PEER] {
+            let process = self.processes[name].as_ref();
+            if process.is_some_and(|process| process.node == node) {
+                self.abandon(Asker::Port(name));
+            }
+        }
     }
 
     fn kill(&mut self, name: usize) {

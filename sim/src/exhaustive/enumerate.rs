@@ -30,6 +30,8 @@ struct Found {
     parent: u32,
     action: Option<Action>,
     good: bool,
+    /// What the ports may do there has been put off.
+    in_part: bool,
 }
 
 #[derive(Default)]
@@ -46,6 +48,16 @@ struct Reached {
     fingerprint: u64,
     /// `None` where it had been seen before.
     world: Option<Box<World>>,
+    /// What the ports may do there has been put off.
+    in_part: bool,
+}
+
+/// A state whose successors are to be looked at.
+struct Todo {
+    place: u32,
+    world: Box<World>,
+    /// Nothing is to be put off.
+    whole: bool,
 }
 
 /// Looks at all that can come of a world. `plant` is called in each thread that does.
@@ -53,7 +65,12 @@ pub(super) fn enumerate(first: World, plant: impl Fn() + Sync) -> Outcome {
     let mut space = Space::default();
     let root = space.add(first.fingerprint(), 0, None, first.is_good());
     let fault = first.fault.clone();
-    let mut todo = vec![(root, Box::new(first))];
+    let root_world = first.clone();
+    let mut todo = vec![Todo {
+        place: root,
+        world: Box::new(first),
+        whole: false,
+    }];
     if let Some(fault) = fault {
         return space.outcome(Some((fault, root, None)));
     }
@@ -66,6 +83,7 @@ pub(super) fn enumerate(first: World, plant: impl Fn() + Sync) -> Outcome {
                 action,
                 fingerprint,
                 world,
+                in_part,
             } = reached;
             let known = space.places.get(&fingerprint).copied();
             let place = match (known, world) {
@@ -76,12 +94,20 @@ pub(super) fn enumerate(first: World, plant: impl Fn() + Sync) -> Outcome {
                         return space.outcome(Some((fault, from, Some(action))));
                     }
                     let place = space.add(fingerprint, from, Some(action), world.is_good());
-                    todo.push((place, world));
+                    todo.push(Todo {
+                        place,
+                        world,
+                        whole: false,
+                    });
                     place
                 }
                 (None, None) => unreachable!("it was seen"),
             };
             space.ways.push((from, place));
+            space.found[from as usize].in_part = in_part;
+        }
+        if todo.is_empty() {
+            todo = space.put_off_for_ever(&root_world);
         }
         assert!(space.found.len() < STATES_MAX, "the small world has no end");
     }
@@ -100,27 +126,35 @@ impl Space {
             parent,
             action,
             good,
+            in_part: false,
         });
         place
     }
 
     /// All that can come of these states, in an order that does not depend on the threads.
-    fn successors(&self, batch: &[(u32, Box<World>)], plant: &(impl Fn() + Sync)) -> Vec<Reached> {
+    fn successors(&self, batch: &[Todo], plant: &(impl Fn() + Sync)) -> Vec<Reached> {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let share = batch.len().div_ceil(threads).max(1);
-        let work = |part: &[(u32, Box<World>)]| {
+        let work = |part: &[Todo]| {
             plant();
             let mut reached = Vec::new();
-            for (from, world) in part {
-                for action in world.actions() {
-                    let after = world.after(action);
+            for Todo {
+                place,
+                world,
+                whole,
+            } in part
+            {
+                let mut after = world.successors(*whole);
+                let in_part = after.in_part;
+                for (action, after) in after.worlds.drain(..) {
                     let fingerprint = after.fingerprint();
                     let is_new = !self.places.contains_key(&fingerprint);
                     reached.push(Reached {
-                        from: *from,
+                        from: *place,
                         action,
                         fingerprint,
                         world: is_new.then(|| Box::new(after)),
+                        in_part,
                     });
                 }
             }
@@ -140,11 +174,42 @@ impl Space {
 
     /// A state from which no good end can be reached, if there is one.
     fn hopeless(&self) -> Option<u32> {
+        self.without(|it| it.good).next()
+    }
+
+    /// What was put off must come in the end. States from which that is not so are looked at again.
+    fn put_off_for_ever(&self, first: &World) -> Vec<Todo> {
+        let places = self.without(|it| !it.in_part);
+        let again = |place: u32| {
+            let way = self.way(place).into_iter();
+            let world = way.fold(first.clone(), |world, action| world.after(action));
+            Todo {
+                place,
+                world: Box::new(world),
+                whole: true,
+            }
+        };
+        places.map(again).collect()
+    }
+
+    /// What led to a state.
+    fn way(&self, mut place: u32) -> Vec<Action> {
+        let mut way = Vec::new();
+        while let Some(action) = self.found[place as usize].action {
+            way.push(action);
+            place = self.found[place as usize].parent;
+        }
+        way.reverse();
+        way
+    }
+
+    /// States from which no such one can be reached.
+    fn without(&self, such: impl Fn(&Found) -> bool) -> impl Iterator<Item = u32> {
         let mut before: Vec<Vec<u32>> = vec![Vec::new(); self.found.len()];
         for (from, to) in &self.ways {
             before[*to as usize].push(*from);
         }
-        let mut hopeful: Vec<bool> = self.found.iter().map(|it| it.good).collect();
+        let mut hopeful: Vec<bool> = self.found.iter().map(such).collect();
         let mut todo: Vec<u32> = (0..self.found.len() as u32)
             .filter(|place| hopeful[*place as usize])
             .collect();
@@ -155,8 +220,7 @@ impl Space {
                 }
             }
         }
-        let hopeless = hopeful.iter().position(|hopeful| !hopeful);
-        hopeless.map(|place| place as u32)
+        (0..self.found.len() as u32).filter(move |place| !hopeful[*place as usize])
     }
 
     fn outcome(&self, fault: Option<(Fault, u32, Option<Action>)>) -> Outcome {
@@ -165,14 +229,8 @@ impl Space {
             transitions: self.ways.len(),
             ends: self.found.iter().filter(|it| it.good).count(),
             fault: fault.map(|(fault, place, last)| {
-                let mut way: Vec<String> = last.iter().map(|it| format!("{it:?}")).collect();
-                let mut place = place;
-                while let Some(action) = &self.found[place as usize].action {
-                    way.push(format!("{action:?}"));
-                    place = self.found[place as usize].parent;
-                }
-                way.reverse();
-                (fault, way)
+                let way = self.way(place).into_iter().chain(last);
+                (fault, way.map(|it| format!("{it:?}")).collect())
             }),
         }
     }

@@ -1,19 +1,31 @@
 //! Small worlds, whole: every interleaving of one move, over core's own state machines.
 //!
 //! The owner of a move, its guardian, the agents of three nodes, the directory; in one world the move
-//! alone and any two mishaps (crashes, steps that fail, lines and answers that are lost), in the other
-//! two ports with a link between them and one message on its way each way (one with its payload, one
-//! that is pulled), and no mishap: with one, that world has more than a million states. What nobody
-//! can come between happens at once; all else is an `Action`, and every order of
-//! them is tried, each different state once, until there is no state left: there is no bound on the
-//! depth. Deadlines may pass at any time.
+//! alone and any two mishaps (crashes, steps that fail, lines and answers that are lost); in the other
+//! two ports with a link between them, one message on its way each way (one with its payload, one that
+//! is pulled), and one crash at any moment: of the mover, the guardian, an agent, any of the processes,
+//! the directory. What nobody can come between happens at once; all else is an `Action`, and every
+//! order of them is tried, each different state once, until there is no state left: there is no bound on
+//! the depth. Deadlines may pass at any time, but those of a link's set-up: here every frame comes, or
+//! the end of its link.
 //!
 //! In every state: never two live owners, nothing delivered twice, nothing touched after its
-//! completion, nobody dead who was not killed. From every state a good end can be reached.
+//! completion, nobody dead who was not killed. From every state a good end can be reached: whoever lives
+//! has what he is owed, and his buffers back.
+//!
+//! So that there are few enough states, those that go on alike are one:
+//! - times count as due or not; nonces, numbers of attempts, and what is said to people do not count
+//!   (`Port::fingerprint`, `Source::fingerprint` and the like);
+//! - what can't matter any more is dropped: whatever a dead process held, answers that nobody waits for,
+//!   questions of the dead that change nothing, a line or an image that nobody will use (`forget`);
+//! - of the orders of steps that have nothing to do with one another one is looked at (`order`).
 
 mod actions;
 mod enumerate;
+mod fingerprint;
+mod forget;
 mod moving;
+mod order;
 mod process;
 mod wires;
 mod world;
@@ -38,7 +50,7 @@ impl Small {
             talking: false,
         },
         Small {
-            mishaps: 0,
+            mishaps: 1,
             talking: true,
         },
     ];

@@ -57,7 +57,7 @@ impl World {
                 self.source_doing.push_back(Doing::Freezing);
             }
             SourceEffect::Copy => self.source_doing.push_back(Doing::Copying),
-            SourceEffect::Ask(question) => self.ask(Asker::Mover(self.source_life), question),
+            SourceEffect::Ask(question) => self.ask(Asker::Mover, question),
             SourceEffect::TellCommitted(epoch) => {
                 self.tell_guardian(ToGuardian::Committed { epoch });
             }
@@ -125,7 +125,8 @@ impl World {
                 self.guardian = Some(Destination::new(MOVED, plan().move_id, limits()));
                 self.line = Line {
                     up: true,
-                    ..Line::default()
+                    told: [false; 2],
+                    ..Line::none()
                 };
             }
             Doing::Checking => source.handle_checked(NOW, Err(why())),
@@ -252,7 +253,7 @@ impl World {
                 worked = true;
                 match effect {
                     BurialEffect::Ask(question) => {
-                        self.ask(Asker::Agent(node, self.agents[node].life), question);
+                        self.ask(Asker::Agent(node), question);
                     }
                     BurialEffect::Report(port) => {
                         if !self.has_ended(port) {
@@ -282,7 +283,7 @@ impl World {
 
     /// A process ends that has links.
     pub(super) fn close_links(&mut self, name: usize) {
-        self.wires.close_all(name);
+        self.wires().close_all(name);
         let drained = |port: &mut Port| while port.poll_effect().is_some() {};
         drained(&mut self.process(name).port);
     }

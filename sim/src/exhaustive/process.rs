@@ -35,6 +35,8 @@ pub(super) enum Wish {
 pub(super) struct Sent {
     pub frame: Frame,
     pub body: Vec<u8>,
+    /// The sender's, which a set-up frame tells.
+    pub epoch: Epoch,
 }
 
 /// Messages up to this many bytes go with their payload; the other way it is pulled.
@@ -157,7 +159,12 @@ impl Process {
 
     /// Whether it has had all, and its peer has all from it.
     pub fn is_done(&self) -> bool {
-        self.app.received == 1 && self.port.is_drained() && self.app.buffers.len() == 0
+        self.app.received == 1 && self.port.is_drained() && self.has_all_back()
+    }
+
+    /// Whether every buffer that it lent was given back.
+    pub fn has_all_back(&self) -> bool {
+        self.app.buffers.len() == 0
     }
 
     /// A frame has come. `false`: its link is to be broken.
@@ -250,7 +257,8 @@ impl Process {
                     Body::Own(bytes) => bytes.clone(),
                     Body::Slice(slice) => self.app.buffers.read(*slice, checker),
                 };
-                frames.push((link, Sent { frame, body }));
+                let epoch = self.port.epoch();
+                frames.push((link, Sent { frame, body, epoch }));
             }
         }
         (wishes, frames)
@@ -263,10 +271,10 @@ impl Process {
             pulling,
             knows_dead,
         } = &self.app;
-        (self.life, self.listed, received, pulling, knows_dead).hash(hasher);
-        buffers.hash(hasher);
+        self.life.hash(hasher);
         // Of one that will not run again nothing matters any more.
         if matches!(self.life, Life::Running | Life::Held) {
+            (self.listed, received, pulling, knows_dead, buffers).hash(hasher);
             self.port.fingerprint(self.now, hasher);
         }
     }
@@ -275,7 +283,7 @@ impl Process {
 impl Sent {
     /// What it means: the nonces and proofs of a set-up frame do not matter.
     pub fn fingerprint(&self, hasher: &mut impl Hasher) {
-        self.frame.header.to_bytes().hash(hasher);
+        (self.frame.header.to_bytes(), self.epoch).hash(hasher);
         self.frame.app.hash(hasher);
         let kind = self.frame.header.frame_kind();
         if matches!(self.frame.body, Body::Slice(_)) || kind == Ok(FrameKind::Refuse) {

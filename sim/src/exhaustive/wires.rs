@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use meander_core::LinkId;
 
@@ -19,7 +20,7 @@ struct Wire {
     ends: [End; 2],
     open: [bool; 2],
     /// Frames on their way to each end.
-    coming: [VecDeque<Sent>; 2],
+    coming: [VecDeque<Arc<Sent>>; 2],
 }
 
 /// What an end may get next.
@@ -64,7 +65,7 @@ impl Wires {
             && wire.open[side]
             && wire.open[1 - side]
         {
-            wire.coming[1 - side].push_back(sent);
+            wire.coming[1 - side].push_back(Arc::new(sent));
         }
     }
 
@@ -125,7 +126,7 @@ impl Wires {
         due
     }
 
-    pub fn take(&mut self, end: End) -> Option<Sent> {
+    pub fn take(&mut self, end: End) -> Option<Arc<Sent>> {
         let (wire, side) = self.find(end)?;
         wire.coming[side].pop_front()
     }

@@ -1,7 +1,6 @@
 //! The small world: two ports that owe each other a message, and one move of one of them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt::{self, Write};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,13 +34,15 @@ pub(super) const NOW: Time = Time(0);
 /// Who has asked the directory. An answer to a process that was killed reaches nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Asker {
-    Mover(u8),
+    Mover,
     Guardian,
-    Agent(usize, u8),
+    Agent(usize),
     Port(usize),
+    /// Whoever asked is gone; the question may still change what the directory has.
+    Nobody,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Call {
     Question(Request),
     Answer(Asked),
@@ -64,7 +65,7 @@ pub(super) enum Doing {
 }
 
 /// The line between mover and guardian.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Line {
     pub up: bool,
     pub to_guardian: VecDeque<ToGuardian>,
@@ -78,7 +79,6 @@ pub(super) struct Line {
 #[derive(Clone, Debug)]
 pub(super) struct Agent {
     pub up: bool,
-    pub life: u8,
     /// It was started and has not looked after its node yet.
     pub fresh: bool,
     pub burial: Option<Burial>,
@@ -89,11 +89,15 @@ pub(super) struct World {
     /// Shared with the worlds before, until they change.
     pub processes: [Option<Arc<Process>>; 3],
     /// What of each process goes into a fingerprint, made again where it changes.
-    prints: [u64; 3],
+    pub prints: [u64; 3],
     touched: [bool; 3],
-    pub wires: Wires,
+    pub wires: Arc<Wires>,
+    rewired: bool,
+    /// The same of the wires.
+    pub wires_print: u64,
+    /// What of it all the ports look at or change, and everything of the rest that they notice.
+    pub face: u64,
     pub source: Option<Source>,
-    pub source_life: u8,
     pub source_doing: VecDeque<Doing>,
     /// The owner was killed, and the journal is there.
     pub orphaned: bool,
@@ -108,7 +112,9 @@ pub(super) struct World {
     pub directory: Option<Arc<Directory>>,
     pub disk: Arc<BTreeMap<PortId, Record>>,
     /// Of what the directory and its disk have.
-    directory_print: u64,
+    pub directory_print: u64,
+    /// Which ports the disk has as dead.
+    ended: [bool; 2],
     pub calls: Vec<(Asker, Call)>,
     pub agents: [Agent; 3],
     /// Mishaps that may still happen.
@@ -147,7 +153,6 @@ impl World {
     pub fn new(mishaps: u8, talking: bool) -> World {
         let agent = Agent {
             up: true,
-            life: 0,
             fresh: false,
             burial: None,
         };
@@ -157,20 +162,23 @@ impl World {
                 .map(|it| it.map(Arc::new)),
             prints: [0; 3],
             touched: [true; 3],
-            wires: Wires::default(),
+            wires: Arc::default(),
+            rewired: true,
+            wires_print: 0,
+            face: 0,
             source: None,
-            source_life: 0,
             source_doing: VecDeque::new(),
             orphaned: false,
             guardian: None,
             guardian_doing: VecDeque::new(),
             confirmed: false,
             noticed: [false; 2],
-            line: Line::default(),
+            line: Line::none(),
             image: None,
             directory: Some(Arc::default()),
             disk: Arc::default(),
             directory_print: 0,
+            ended: [false; 2],
             calls: Vec::new(),
             agents: [agent.clone(), agent.clone(), agent],
             mishaps,
@@ -226,6 +234,11 @@ impl World {
         Arc::make_mut(self.processes[name].as_mut().expect("it is there"))
     }
 
+    pub fn wires(&mut self) -> &mut Wires {
+        self.rewired = true;
+        Arc::make_mut(&mut self.wires)
+    }
+
     pub fn is(&self, name: usize, life: Life) -> bool {
         self.processes[name]
             .as_ref()
@@ -251,6 +264,7 @@ impl World {
         }
         self.found(checker);
         self.check();
+        self.forget();
         for name in (0..3).filter(|name| changed[*name]) {
             self.prints[name] = self.processes[name].as_ref().map_or(0, |process| {
                 let mut hasher = DefaultHasher::new();
@@ -258,6 +272,12 @@ impl World {
                 hasher.finish()
             });
         }
+        if std::mem::take(&mut self.rewired) {
+            let mut hasher = DefaultHasher::new();
+            self.wires.fingerprint(&mut hasher);
+            self.wires_print = hasher.finish();
+        }
+        self.face = self.ports_face();
     }
 
     /// The end of a link that a process makes nothing of comes at once: nothing depends on when.
@@ -295,11 +315,11 @@ impl World {
         let worked = !wishes.is_empty() || !frames.is_empty();
         for (link, sent) in frames {
             let process = name;
-            self.wires.send(End { process, link }, sent);
+            self.wires().send(End { process, link }, sent);
         }
         for wish in wishes {
             match wish {
-                Wish::Close(link) => self.wires.close(End {
+                Wish::Close(link) => self.wires().close(End {
                     process: name,
                     link,
                 }),
@@ -322,7 +342,7 @@ impl World {
             let process = self.process(from);
             return process.port.dial_failed(process.now, peer);
         }
-        let [near, far] = self.wires.connect(from, to);
+        let [near, far] = self.wires().connect(from, to);
         let process = self.process(from);
         process.port.dialled(process.now, peer, near.link);
         process.port.connected(near.link);
@@ -333,18 +353,18 @@ impl World {
     /// A frame, or the end of its link, comes to a process.
     pub fn deliver(&mut self, end: End) {
         let mut checker = Checker::default();
-        match self.wires.take(end) {
+        match self.wires().take(end) {
             Some(sent) => {
                 let process = self.process(end.process);
                 if !process.receive(end.link, &sent, &mut checker) {
                     process.port.broken(process.now, end.link);
-                    self.wires.close(end);
+                    self.wires().close(end);
                 }
             }
             None => {
                 let process = self.process(end.process);
                 process.port.broken(process.now, end.link);
-                self.wires.close(end);
+                self.wires().close(end);
             }
         }
         self.found(checker);
@@ -405,9 +425,9 @@ impl World {
     /// After every change of what the directory has.
     pub fn print_directory(&mut self) {
         let mut hasher = DefaultHasher::new();
-        let all = (&self.directory, &self.disk);
-        write!(Writer(&mut hasher), "{all:?}").expect("hashing does not fail");
+        (&self.directory, &self.disk).hash(&mut hasher);
         self.directory_print = hasher.finish();
+        self.ended = [MOVED, OTHER].map(|port| self.is_buried(port));
     }
 
     /// What the disk has of a port.
@@ -416,6 +436,10 @@ impl World {
     }
 
     pub fn has_ended(&self, port: PortId) -> bool {
+        self.ended[usize::from(port != MOVED)]
+    }
+
+    fn is_buried(&self, port: PortId) -> bool {
         let record = self.on_disk(port).cloned().map(|record| (port, record));
         let (reply, _) = Directory::from_records(record).handle(Request::Lookup { port });
         matches!(reply, Reply::Ended(Ending::Died))
@@ -494,7 +518,7 @@ impl World {
         let ends_well = |me: Option<&Process>, you: Option<&Process>, port| match (me, you) {
             (Some(me), Some(_)) => self.is_listed(me) && me.is_done(),
             (Some(me), None) if self.processes[PEER].is_none() => self.is_listed(me),
-            (Some(me), None) => self.is_listed(me) && me.app.knows_dead,
+            (Some(me), None) => self.is_listed(me) && me.app.knows_dead && me.has_all_back(),
             (None, _) => self.has_ended(port) || self.processes[PEER].is_none() && port == OTHER,
         };
         over && up && ends_well(moved, other, MOVED) && ends_well(other, moved, OTHER)
@@ -514,29 +538,6 @@ impl World {
             entry.epoch == process.port.epoch() && entry.location.node == node_name(process.node)
         })
     }
-
-    /// Two worlds that agree in this go on alike.
-    pub fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.prints.hash(&mut hasher);
-        if let Some(image) = &self.image {
-            image.fingerprint(&mut hasher);
-        }
-        self.wires.fingerprint(&mut hasher);
-        (self.source_life, &self.source_doing, self.orphaned).hash(&mut hasher);
-        (&self.guardian_doing, self.confirmed, self.noticed).hash(&mut hasher);
-        (self.mishaps, self.killed, self.fault.is_some()).hash(&mut hasher);
-        self.directory_print.hash(&mut hasher);
-        let rest = (&self.source, &self.guardian, &self.line);
-        write!(
-            Writer(&mut hasher),
-            "{rest:?}{:?}{:?}",
-            self.calls,
-            self.agents
-        )
-        .expect("hashing does not fail");
-        hasher.finish()
-    }
 }
 
 fn entry(epoch: Epoch, location: Location) -> Entry {
@@ -554,15 +555,5 @@ fn entry(epoch: Epoch, location: Location) -> Entry {
         pid: 1,
         host_pid: 1,
         shadow: None,
-    }
-}
-
-/// Hashes text as it is written.
-struct Writer<'a>(&'a mut DefaultHasher);
-
-impl Write for Writer<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0.write(text.as_bytes());
-        Ok(())
     }
 }
