@@ -124,8 +124,10 @@ impl Mover {
         }));
     }
 
-    /// `None`: the rank has ended, or time is up.
+    /// The rank says that it is suspended and closes the connection; it must not be frozen between
+    /// the two, for it would hold a socket. `None`: the rank has ended, or time is up.
     fn hear_suspended(&mut self, rank: &mut UnixStream) -> Option<Result<(), Trouble>> {
+        let mut suspended = false;
         loop {
             let due = self.machine.poll_timeout()?;
             let left = due.since(self.clock.now());
@@ -136,7 +138,8 @@ impl Mover {
                 continue;
             }
             match frame::read::<FromPort>(rank) {
-                Ok(Some(FromPort::Suspended { .. })) => return Some(Ok(())),
+                Ok(Some(FromPort::Suspended { .. })) => suspended = true,
+                Ok(None) | Err(_) if suspended => return Some(Ok(())),
                 Ok(Some(FromPort::SuspendRefused { why })) => {
                     return Some(Err(Trouble::new(format!("the rank can't move now: {why}"))));
                 }
