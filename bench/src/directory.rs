@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hdrhistogram::Histogram;
 use meander::{Epoch, JobId, Location, NodeName, PortId};
-use meander_core::directory::{Change, Commit, Directory, Entry, Identity, Record, Reply, Request};
+use meander_core::directory::{Commit, Directory, Entry, Identity, Record, Reply, Request};
 use meander_core::{Card, MoveId, TransportKind};
 use meander_node::cluster::Cluster;
 use meander_node::directory::Client;
@@ -218,7 +218,7 @@ fn records(count: usize) -> Vec<(PortId, Record)> {
             shadow: None,
         };
         match directory.handle(Request::Register { port, entry }).1 {
-            Some(Change::Put(port, record)) => (port, *record),
+            Some(change) => (change.port, *change.record),
             other => unreachable!("{other:?}"),
         }
     });

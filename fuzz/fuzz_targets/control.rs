@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use meander_core::directory::{Change, Directory, Record, Reply, Request};
+use meander_core::directory::{Directory, Record, Reply, Request};
 use meander_core::{PortId, limits};
 use meander_node::fuzzing::DECODERS;
 use std::collections::BTreeMap;
@@ -25,16 +25,10 @@ fn directory(mut bytes: &[u8]) {
     while let Ok((request, rest)) = postcard::take_from_bytes::<Request>(bytes) {
         bytes = rest;
         let (reply, change) = directory.handle(request.clone());
-        match change {
-            None => {}
-            Some(Change::Put(port, record)) => drop(disk.insert(port, *record)),
-            Some(Change::Replace {
-                forget,
-                port,
-                record,
-            }) => {
+        if let Some(change) = change {
+            disk.insert(change.port, *change.record);
+            if let Some(forget) = change.forget {
                 disk.remove(&forget);
-                disk.insert(port, *record);
             }
         }
         let mut restarted = Directory::from_records(disk.clone());

@@ -2,6 +2,7 @@
 //! process of its own.
 
 mod common;
+mod fork;
 
 use std::path::Path;
 use std::process::Command;
@@ -92,9 +93,7 @@ fn a_forked_child_has_no_port() {
         let (left, right) = (open(), open());
         let (near, far) = connect(&left, &right);
         let forked = announced.then(meander::announce_forks);
-        // SAFETY: the child calls only what a child of a process with threads may: no lock of
-        // another thread is taken, which is what is tested.
-        match unsafe { nix::unistd::fork() }.unwrap() {
+        match fork::this_process() {
             nix::unistd::ForkResult::Child => {
                 if let Some(forked) = forked {
                     forked();

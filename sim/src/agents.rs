@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
-use meander_core::directory::{Ending, Entry, Identity, Reply, Request as Question};
+use meander_core::directory::{Ending, Reply, Request as Question};
 use meander_core::moves::{Asked, Burial, BurialEffect};
-use meander_core::{Epoch, JobId, Location, PortId, Time};
+use meander_core::{PortId, Time};
 
 use crate::asking::Asker;
 use crate::checkers::Fault;
+use crate::directory::entry;
 use crate::host::{node_name, port_id, rank_of};
 use crate::world::{Later, Life, World};
 
@@ -206,23 +207,5 @@ impl World {
                 self.at(pause, Later::Told(slot, port));
             }
         }
-    }
-}
-
-fn entry(rank: usize, epoch: Epoch, location: Location) -> Entry {
-    let identity = Identity {
-        job: JobId("51m00000".to_owned()),
-        rank: rank as u32,
-        size: 16,
-        program: "sim".to_owned(),
-    };
-    Entry {
-        identity,
-        epoch,
-        location,
-        uid: 0,
-        pid: 1,
-        host_pid: 1,
-        shadow: None,
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use meander_core::directory::{Change, Directory, Record, Reply, Request};
-use meander_core::{Contact, PortId};
+use meander_core::directory::{Change, Directory, Entry, Identity, Record, Reply, Request};
+use meander_core::{Contact, Epoch, JobId, Location, PortId};
 
 /// Where, in the answering of one question, the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,17 +56,14 @@ impl DirectoryHost {
     }
 
     fn write(&mut self, change: Change) {
-        let (port, record) = match change {
-            Change::Put(port, record) => (port, record),
-            Change::Replace {
-                forget,
-                port,
-                record,
-            } => {
-                self.disk.remove(&forget);
-                (port, record)
-            }
-        };
+        let Change {
+            port,
+            record,
+            forget,
+        } = change;
+        if let Some(forget) = forget {
+            self.disk.remove(&forget);
+        }
         if let Some(old) = self.disk.insert(port, *record) {
             self.earlier.insert(port, old.entry.contact(port));
         }
@@ -107,5 +104,24 @@ impl DirectoryHost {
             let records = self.disk.clone();
             self.machine = Some(Directory::from_records(records));
         }
+    }
+}
+
+/// What the directory is told of a rank; only where it is and its epoch matter here.
+pub(crate) fn entry(rank: usize, epoch: Epoch, location: Location) -> Entry {
+    let identity = Identity {
+        job: JobId("51m00000".to_owned()),
+        rank: rank as u32,
+        size: 16,
+        program: "sim".to_owned(),
+    };
+    Entry {
+        identity,
+        epoch,
+        location,
+        uid: 0,
+        pid: 1,
+        host_pid: 1,
+        shadow: None,
     }
 }

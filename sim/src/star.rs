@@ -6,14 +6,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use meander_core::directory::{Commit, Directory, Entry, Identity, Reply, Request};
+use meander_core::directory::{Commit, Directory, Reply, Request};
 use meander_core::port::{Arrival, Config, Effect, Message, Port, StreamAt};
 use meander_core::transport::Frame;
 use meander_core::wire::{AppHeader, HEADER_BYTES};
 use meander_core::{
-    Card, Epoch, JobId, Key, Limits, LinkId, Location, MoveId, NodeName, Place, PortId, Time,
+    Card, Epoch, Key, Limits, LinkId, Location, MoveId, NodeName, Place, PortId, Time,
     TransportKind,
 };
+
+use crate::directory::entry;
 
 /// How long a frame, or news of a link, takes.
 const LATENCY: Duration = Duration::from_micros(20);
@@ -234,21 +236,7 @@ impl Star {
     }
 
     fn register(&mut self, at: usize, epoch: Epoch, location: Location) {
-        let identity = Identity {
-            job: JobId("job".into()),
-            rank: at as u32,
-            size: self.ports.len() as u32,
-            program: "p".into(),
-        };
-        let entry = Entry {
-            identity,
-            epoch,
-            location,
-            uid: 0,
-            pid: 1,
-            host_pid: 1,
-            shadow: None,
-        };
+        let entry = entry(at, epoch, location);
         let port = port_id(at);
         let reply = self.directory.handle(Request::Register { port, entry }).0;
         assert_eq!(reply, Reply::Done);

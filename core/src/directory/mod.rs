@@ -218,20 +218,25 @@ pub enum Refusal {
     TooLong,
 }
 
-/// What must be made durable before the answer is sent.
+/// What must be made durable, in one step, before the answer is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Keep this record under this address, instead of any other.
-    Put(PortId, Box<Record>),
-    /// The same, and forget another address for good.
-    Replace {
-        /// The address to forget.
-        forget: PortId,
-        /// The address of the record.
-        port: PortId,
-        /// What to keep.
-        record: Box<Record>,
-    },
+pub struct Change {
+    /// Keep the record under this address, instead of any other.
+    pub port: PortId,
+    /// What to keep.
+    pub record: Box<Record>,
+    /// Another address, to be forgotten for good.
+    pub forget: Option<PortId>,
+}
+
+impl Change {
+    fn put(port: PortId, record: &Record) -> Change {
+        Change {
+            port,
+            record: Box::new(record.clone()),
+            forget: None,
+        }
+    }
 }
 
 /// The directory itself.
@@ -280,27 +285,22 @@ impl Directory {
         check_lengths(&entry)?;
         if let Some(record) = self.records.get_mut(&port) {
             record.register(entry)?;
-            return Ok((
-                Reply::Done,
-                Some(Change::Put(port, Box::new(record.clone()))),
-            ));
+            return Ok((Reply::Done, Some(Change::put(port, record))));
         }
         if self.records.len() >= limits::DIRECTORY_PORTS {
             return Err(Refusal::Full);
         }
         let record = Record::new(entry);
-        self.records.insert(port, record.clone());
-        Ok((Reply::Done, Some(Change::Put(port, Box::new(record)))))
+        let change = Change::put(port, &record);
+        self.records.insert(port, record);
+        Ok((Reply::Done, Some(change)))
     }
 
     fn locate(&mut self, port: PortId, epoch: Epoch, location: Location) -> Answer {
         check_location(&location)?;
         let record = self.living(port)?;
         record.locate(epoch, location)?;
-        Ok((
-            Reply::Done,
-            Some(Change::Put(port, Box::new(record.clone()))),
-        ))
+        Ok((Reply::Done, Some(Change::put(port, record))))
     }
 
     fn commit(&mut self, port: PortId, commit: Commit) -> Answer {
@@ -326,7 +326,7 @@ impl Directory {
         let record = self.living(port)?;
         let epoch = record.commit(commit)?;
         let durable = !is_planted(PlantedFault::ForgetCommit);
-        let change = durable.then(|| Change::Put(port, Box::new(record.clone())));
+        let change = durable.then(|| Change::put(port, record));
         Ok((Reply::Committed { epoch }, change))
     }
 
@@ -349,7 +349,7 @@ impl Directory {
             return Ok((Reply::Committed { epoch }, None));
         }
         let news = record.call_off(move_id) && !is_planted(PlantedFault::ForgetCallingOff);
-        let change = news.then(|| Change::Put(port, Box::new(record.clone())));
+        let change = news.then(|| Change::put(port, record));
         Ok((Reply::Aborted, change))
     }
 
@@ -373,20 +373,13 @@ impl Directory {
         if !record.end(epoch, ending)? {
             return Ok((Reply::Done, None));
         }
-        let record = Box::new(record.clone());
+        let mut change = Change::put(port, record);
         self.ended.push_back(port);
         let full = self.ended.len() > limits::DIRECTORY_ENDED;
-        let change = match self.ended.pop_front_if(|_| full) {
-            None => Change::Put(port, record),
-            Some(forget) => {
-                self.records.remove(&forget);
-                Change::Replace {
-                    forget,
-                    port,
-                    record,
-                }
-            }
-        };
+        change.forget = self.ended.pop_front_if(|_| full);
+        if let Some(forget) = &change.forget {
+            self.records.remove(forget);
+        }
         Ok((Reply::Done, Some(change)))
     }
 

@@ -61,7 +61,14 @@ fn with_one() -> Directory {
         entry: entry(0, "a"),
     });
     assert_eq!(reply, Reply::Done);
-    assert!(matches!(change, Some(Change::Put(PORT, _))));
+    assert!(matches!(
+        change,
+        Some(Change {
+            port: PORT,
+            forget: None,
+            ..
+        })
+    ));
     directory
 }
 
@@ -229,8 +236,8 @@ fn of_very_many_that_have_ended_the_first_are_forgotten() {
         });
         let forgets = matches!(
             change,
-            Some(Change::Replace {
-                forget: PortId(0),
+            Some(Change {
+                forget: Some(PortId(0)),
                 ..
             })
         );
@@ -467,8 +474,8 @@ proptest! {
             let settles = matches!(request, Request::Settle { .. });
             let (reply, change) = directory.handle(request);
             match change {
-                Some(Change::Put(port, record)) => { durable.insert(port, *record); }
-                Some(Change::Replace { .. }) => panic!("two ports are not too many"),
+                Some(Change { port, record, forget: None }) => { durable.insert(port, *record); }
+                Some(_) => panic!("two ports are not too many"),
                 None => {}
             }
             let refused = matches!(reply, Reply::Refused(_) | Reply::Aborted);

@@ -5,16 +5,17 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use meander_core::directory::{Change, Directory, Ending, Entry, Identity, Record, Reply, Request};
+use meander_core::directory::{Directory, Ending, Record, Reply, Request};
 use meander_core::limits::REDIAL_MAX;
 use meander_core::moves::{
     Asked, Burial, Destination, FromGuardian, MoveLimits, Plan, Source, ToGuardian,
 };
-use meander_core::{Epoch, JobId, Location, MoveId, PortId, Time};
+use meander_core::{Epoch, MoveId, PortId, Time};
 
 use super::process::{Life, Process, Wish};
 use super::wires::{Due, End, Wires};
 use crate::checkers::{Checker, Fault};
+use crate::directory::entry;
 use crate::host::node_name;
 
 /// The processes, by their place in the world.
@@ -415,8 +416,12 @@ impl World {
             return Asked::Unknown(String::new());
         };
         let (reply, change) = Arc::make_mut(directory).handle(question);
-        if let Some(Change::Put(port, record)) = change {
-            Arc::make_mut(&mut self.disk).insert(port, *record);
+        if let Some(change) = change {
+            let disk = Arc::make_mut(&mut self.disk);
+            disk.insert(change.port, *change.record);
+            if let Some(forget) = change.forget {
+                disk.remove(&forget);
+            }
         }
         self.print_directory();
         Asked::Answered(reply)
@@ -449,7 +454,7 @@ impl World {
     pub fn list(&mut self, name: usize) {
         let process = self.process(name);
         let contact = process.port.contact();
-        let (port, entry) = (contact.port, entry(contact.epoch, contact.location));
+        let (port, entry) = (contact.port, entry(0, contact.epoch, contact.location));
         match self.answer(Request::Register { port, entry }) {
             Asked::Answered(Reply::Done) => self.process(name).listed = true,
             other => {
@@ -537,23 +542,5 @@ impl World {
             let entry = &record.entry;
             entry.epoch == process.port.epoch() && entry.location.node == node_name(process.node)
         })
-    }
-}
-
-fn entry(epoch: Epoch, location: Location) -> Entry {
-    let identity = Identity {
-        job: JobId(String::new()),
-        rank: 0,
-        size: 2,
-        program: String::new(),
-    };
-    Entry {
-        identity,
-        epoch,
-        location,
-        uid: 0,
-        pid: 1,
-        host_pid: 1,
-        shadow: None,
     }
 }

@@ -90,20 +90,12 @@ impl Store {
         let write = self.database.begin_write().map_err(self.broken())?;
         {
             let mut table = write.open_table(RECORDS).map_err(self.broken())?;
-            let (port, record) = match change {
-                Change::Put(port, record) => (port, record),
-                Change::Replace {
-                    forget,
-                    port,
-                    record,
-                } => {
-                    table.remove(forget.0).map_err(self.broken())?;
-                    (port, record)
-                }
-            };
-            let bytes = postcard::to_stdvec(record).map_err(self.broken())?;
+            if let Some(forget) = change.forget {
+                table.remove(forget.0).map_err(self.broken())?;
+            }
+            let bytes = postcard::to_stdvec(&*change.record).map_err(self.broken())?;
             table
-                .insert(port.0, bytes.as_slice())
+                .insert(change.port.0, bytes.as_slice())
                 .map_err(self.broken())?;
         }
         write.commit().map_err(self.broken())

@@ -192,8 +192,7 @@ async fn apply(
 ) -> Result<bool, String> {
     let key = members.rows.port(port);
     // A directory of one record has no other to forget.
-    let (Change::Put(_, record) | Change::Replace { record, .. }) = change;
-    let value = members.rows.seal(port, &record)?;
+    let value = members.rows.seal(port, &change.record)?;
     let options = PutOptions::new().with_lease(lease);
     let operation = TxnOp::put(key.clone(), value, Some(options));
     let compare = Compare::mod_revision(key, CompareOp::Equal, row.revision);

@@ -158,7 +158,7 @@ mod tests {
             .handle(Request::Register { port, entry })
             .1
         {
-            Some(Change::Put(_, record)) => *record,
+            Some(Change { record, .. }) => *record,
             other => panic!("{other:?}"),
         }
     }
