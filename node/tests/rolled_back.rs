@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use meander_node::process::{self, Process};
-use support::{Cluster, MEANDER, text_of, wait_until};
+use support::{Cluster, MEANDER, copy_program, text_of, wait_until};
 
 /// A process that counts into a file, and is a rank as far as the agent of node a can see.
 struct Counter {
@@ -148,7 +148,7 @@ fn another_users_command() {
     // The directories on the way to the socket are root's.
     fs::set_permissions(cluster.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let program = cluster.path("meander");
-    fs::copy(MEANDER, &program).unwrap();
+    copy_program(MEANDER.as_ref(), &program);
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(program)

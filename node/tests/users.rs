@@ -15,7 +15,7 @@ use meander_core::Identity;
 use meander_node::moves::verdict::Verdict;
 use meander_node::net::frame;
 use meander_node::process::Process;
-use support::{Cluster, text_of, wait_until};
+use support::{Cluster, copy_program, text_of, wait_until};
 
 const ALICE: u32 = 2001;
 const MALLORY: u32 = 2002;
@@ -29,7 +29,7 @@ fn as_user(cluster: &Cluster, uid: u32, part: &str) -> Command {
     // Neither the sources nor what is built from them need be anybody's to read.
     let program = cluster.path("users-test");
     if !program.exists() {
-        std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        copy_program(&std::env::current_exe().unwrap(), &program);
         for path in [&program, cluster.dir.path()] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
         }

@@ -1,7 +1,7 @@
 //! Agents on loopback, each with a run directory of its own, and ranks that are none.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -178,4 +178,13 @@ pub fn wait_until(what: &str, mut check: impl FnMut() -> bool) {
         );
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Copies a program that is to be run at once. By a process of its own: a descriptor of ours that
+/// writes it could be inherited by what another test starts at this moment, and the program would
+/// be busy.
+#[allow(dead_code)] // Not every test that has a cluster copies one.
+pub fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
 }
