@@ -82,15 +82,21 @@ fn deliver(port: &mut Port, link: LinkId, frame: &Frame) -> Result<Arrival, Viol
     port.frame_complete(Time(0), link, &frame.header, &frame.app, &own)
 }
 
-fn pair() -> (Port, Port, StreamAt) {
-    let (mut a, mut b) = (port(1, 7), port(2, 7));
-    a.learn(Time(0), &b.contact());
-    let stream = a.open_fixed(b.id(), 0).unwrap();
+/// Tells a port of a peer, and gives it something to send there.
+fn owe(port: &mut Port, peer: &Contact, message: Message) -> StreamAt {
+    port.learn(Time(0), peer);
+    let stream = port.open_fixed(peer.port, 0).unwrap();
     let at = StreamAt {
-        peer: b.id(),
+        peer: peer.port,
         stream,
     };
-    a.send(Time(0), at, message(0, false)).unwrap();
+    port.send(Time(0), at, message).unwrap();
+    at
+}
+
+fn pair() -> (Port, Port, StreamAt) {
+    let (mut a, mut b) = (port(1, 7), port(2, 7));
+    let at = owe(&mut a, &b.contact(), message(0, false));
     dial(&mut a, &mut b);
     converse(&mut a, &mut b).unwrap();
     (a, b, at)

@@ -7,17 +7,7 @@ use crate::transport::Body;
 #[test]
 fn another_key_is_refused() {
     let (mut a, mut b) = (port(1, 7), port(2, 8));
-    a.learn(Time(0), &b.contact());
-    let stream = a.open_fixed(b.id(), 0).unwrap();
-    a.send(
-        Time(0),
-        StreamAt {
-            peer: b.id(),
-            stream,
-        },
-        message(1, false),
-    )
-    .unwrap();
+    owe(&mut a, &b.contact(), message(1, false));
     dial(&mut a, &mut b);
     assert_eq!(converse(&mut a, &mut b), Err(Violation::Proof));
 }
@@ -28,17 +18,7 @@ fn a_stale_epoch_is_not_believed() {
     let (mut a, mut b) = (port(1, 7), port(2, 7));
     let mut newer = b.contact();
     newer.epoch = Epoch(3);
-    a.learn(Time(0), &newer);
-    let stream = a.open_fixed(b.id(), 0).unwrap();
-    a.send(
-        Time(0),
-        StreamAt {
-            peer: b.id(),
-            stream,
-        },
-        message(1, false),
-    )
-    .unwrap();
+    owe(&mut a, &newer, message(1, false));
     dial(&mut a, &mut b);
     assert_eq!(converse(&mut a, &mut b), Err(Violation::StaleEpoch(0)));
 }
@@ -47,17 +27,7 @@ fn a_stale_epoch_is_not_believed() {
 #[test]
 fn a_replayed_proof_is_worth_nothing() {
     let (mut a, mut b) = (port(1, 7), port(2, 7));
-    a.learn(Time(0), &b.contact());
-    let stream = a.open_fixed(b.id(), 0).unwrap();
-    a.send(
-        Time(0),
-        StreamAt {
-            peer: b.id(),
-            stream,
-        },
-        message(1, false),
-    )
-    .unwrap();
+    owe(&mut a, &b.contact(), message(1, false));
     dial(&mut a, &mut b);
     let hello = a.poll_transmit(NEAR).unwrap();
     deliver(&mut b, FAR, &hello).unwrap();
@@ -76,13 +46,7 @@ fn a_replayed_proof_is_worth_nothing() {
 #[test]
 fn an_unreachable_peer_is_dead_after_the_named_time_only() {
     let (mut a, b) = (port(1, 7), port(2, 7));
-    a.learn(Time(0), &b.contact());
-    let stream = a.open_fixed(b.id(), 0).unwrap();
-    let at = StreamAt {
-        peer: b.id(),
-        stream,
-    };
-    a.send(Time(0), at, message(1, true)).unwrap();
+    let at = owe(&mut a, &b.contact(), message(1, true));
     let mut now = Time(0);
     loop {
         while let Some(effect) = a.poll_effect() {
@@ -112,13 +76,7 @@ fn wants(port: &mut Port) -> Vec<Effect> {
 /// `a` has something for `b`, which it has heard of.
 fn strangers() -> (Port, Port) {
     let (mut a, b) = (port(1, 7), port(2, 7));
-    a.learn(Time(0), &b.contact());
-    let stream = a.open_fixed(b.id(), 0).unwrap();
-    let at = StreamAt {
-        peer: b.id(),
-        stream,
-    };
-    a.send(Time(0), at, message(1, false)).unwrap();
+    owe(&mut a, &b.contact(), message(1, false));
     (a, b)
 }
 
@@ -220,13 +178,7 @@ fn who_has_taken_over_an_old_address_can_not_pass_a_set_up_on() {
 #[test]
 fn when_both_dial_the_lower_address_goes_first() {
     let (mut a, mut b) = strangers();
-    b.learn(Time(0), &a.contact());
-    let stream = b.open_fixed(a.id(), 0).unwrap();
-    let at = StreamAt {
-        peer: a.id(),
-        stream,
-    };
-    b.send(Time(0), at, message(1, false)).unwrap();
+    owe(&mut b, &a.contact(), message(1, false));
     dial(&mut a, &mut b);
     // b's own attempt, by other numbers.
     let (theirs, ours) = (LinkId(11), LinkId(12));
