@@ -17,3 +17,23 @@ mod lease;
 pub use backend::Backend;
 pub use client::Client;
 pub use lease::Lease;
+
+/// An entry for the backends' tests.
+#[cfg(test)]
+fn an_entry(epoch: meander::Epoch) -> meander_core::directory::Entry {
+    let identity = meander_core::directory::Identity {
+        job: meander::JobId("j".into()),
+        rank: 0,
+        size: 1,
+        program: "p".into(),
+    };
+    meander_core::directory::Entry {
+        identity,
+        epoch,
+        location: meander::Location::default(),
+        uid: 3,
+        pid: 4,
+        host_pid: 5,
+        shadow: None,
+    }
+}

@@ -124,10 +124,11 @@ fn broken<E: std::fmt::Display>(path: &Path) -> impl Fn(E) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use meander_core::directory::{Directory, Ending, Entry, Identity, Reply, Request};
-    use meander_core::{Epoch, JobId, Location};
+    use meander_core::Epoch;
+    use meander_core::directory::{Directory, Ending, Reply, Request};
 
     use super::*;
+    use crate::directory::an_entry;
 
     /// `[R23]`
     #[test]
@@ -135,21 +136,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state/directory.redb");
         let port = PortId(5);
-        let identity = Identity {
-            job: JobId("j".into()),
-            rank: 0,
-            size: 1,
-            program: "p".into(),
-        };
-        let entry = Entry {
-            identity,
-            epoch: Epoch(2),
-            location: Location::default(),
-            uid: 3,
-            pid: 4,
-            host_pid: 5,
-            shadow: None,
-        };
+        let entry = an_entry(Epoch(2));
         let mut first = Directory::default();
         {
             let store = Store::open(&path).unwrap();

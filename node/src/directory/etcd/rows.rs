@@ -133,27 +133,14 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
-    use meander::{Epoch, JobId, Location};
-    use meander_core::directory::{Change, Directory, Entry, Identity, Request};
+    use meander::Epoch;
+    use meander_core::directory::{Change, Directory, Request};
 
     use super::*;
+    use crate::directory::an_entry;
 
     fn record(port: PortId) -> Record {
-        let identity = Identity {
-            job: JobId("j".into()),
-            rank: 0,
-            size: 1,
-            program: "p".into(),
-        };
-        let entry = Entry {
-            identity,
-            epoch: Epoch(2),
-            location: Location::default(),
-            uid: 3,
-            pid: 4,
-            host_pid: 5,
-            shadow: None,
-        };
+        let entry = an_entry(Epoch(2));
         match Directory::default()
             .handle(Request::Register { port, entry })
             .1
