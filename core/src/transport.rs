@@ -96,7 +96,7 @@ pub enum LinkEvent {
 pub trait Memory {
     /// The bytes to send. The slice was named by a frame that was handed to the transport.
     fn read(&self, slice: Slice) -> &[u8];
-    /// The place to receive into. The slice was named by a [`Place::Into`].
+    /// The place to receive into. The slice was named by a [`Place::Into`] or a [`Body::Place`].
     fn write(&mut self, slice: Slice) -> &mut [u8];
 }
 
@@ -139,13 +139,16 @@ pub enum Body {
     Own(Vec<u8>),
     /// A part of a buffer of the runtime, sent without a copy where the transport can.
     Slice(Slice),
+    /// Of a pull: no bytes, but the place that the payload it asks for belongs to. A transport whose
+    /// peer can write into this side's memory tells it where that is; others ignore it.
+    Place(Slice),
 }
 
 impl Body {
     /// Bytes in the body.
     pub fn len(&self) -> usize {
         match self {
-            Body::Empty => 0,
+            Body::Empty | Body::Place(_) => 0,
             Body::Own(bytes) => bytes.len(),
             Body::Slice(slice) => slice.len as usize,
         }
@@ -175,7 +178,12 @@ pub trait Transport {
     fn has_room(&self, link: LinkId) -> bool;
     /// Takes a frame for sending, or says [`SendError::Full`]. It may be held back until
     /// [`Transport::flush`] so that several go out in one call.
-    fn send(&mut self, link: LinkId, frame: Frame, memory: &dyn Memory) -> Result<(), SendError>;
+    fn send(
+        &mut self,
+        link: LinkId,
+        frame: Frame,
+        memory: &mut dyn Memory,
+    ) -> Result<(), SendError>;
     /// Puts all that was taken on the wire, as far as it takes it now.
     fn flush(&mut self, link: LinkId, memory: &dyn Memory);
     /// Reads what has arrived and hands its frames to `sink`, a bounded amount a call. Returns

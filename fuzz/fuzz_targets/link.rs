@@ -215,7 +215,7 @@ impl End {
 
     fn bytes_of(&self, frame: &Frame) -> Vec<u8> {
         let body = match &frame.body {
-            Body::Empty => &[],
+            Body::Empty | Body::Place(_) => &[],
             Body::Own(bytes) => &bytes[..],
             Body::Slice(slice) => self.read(*slice),
         };

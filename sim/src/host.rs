@@ -441,7 +441,7 @@ impl Host {
         let (slot, buffers) = (self.slot, &self.memory.buffers);
         transmit(&mut self.port, |link, frame| {
             let body = match &frame.body {
-                Body::Empty => Vec::new(),
+                Body::Empty | Body::Place(_) => Vec::new(),
                 Body::Own(bytes) => bytes.clone(),
                 Body::Slice(slice) => buffers.read(*slice, checker),
             };

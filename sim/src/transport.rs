@@ -158,7 +158,12 @@ impl Transport for SimTransport {
         }
     }
 
-    fn send(&mut self, link: LinkId, frame: Frame, memory: &dyn Memory) -> Result<(), SendError> {
+    fn send(
+        &mut self,
+        link: LinkId,
+        frame: Frame,
+        memory: &mut dyn Memory,
+    ) -> Result<(), SendError> {
         if !self.station.borrow().links.contains_key(&link) {
             return Err(SendError::Broken);
         }
@@ -166,7 +171,7 @@ impl Transport for SimTransport {
             return Err(SendError::Full);
         }
         let body = match &frame.body {
-            Body::Empty => Vec::new(),
+            Body::Empty | Body::Place(_) => Vec::new(),
             Body::Own(bytes) => bytes.clone(),
             Body::Slice(slice) => memory.read(*slice).to_vec(),
         };

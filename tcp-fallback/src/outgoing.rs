@@ -111,7 +111,7 @@ impl Outgoing {
                 break;
             }
             let body = match &frame.body {
-                Body::Empty => &[],
+                Body::Empty | Body::Place(_) => &[],
                 Body::Own(bytes) => &bytes[..],
                 Body::Slice(slice) => memory.read(*slice),
             };

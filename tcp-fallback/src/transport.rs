@@ -402,7 +402,7 @@ impl Transport for TcpTransport {
         link.is_some_and(|link| link.is_open() && link.outgoing.has_room())
     }
 
-    fn send(&mut self, link: LinkId, frame: Frame, _: &dyn Memory) -> Result<(), SendError> {
+    fn send(&mut self, link: LinkId, frame: Frame, _: &mut dyn Memory) -> Result<(), SendError> {
         match self.links.get_mut(key(link)) {
             Some(link) if link.is_open() => link.outgoing.push(frame),
             _ => Err(SendError::Broken),

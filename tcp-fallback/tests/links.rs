@@ -63,7 +63,7 @@ fn a_full_link_says_so_and_tells_when_it_has_room() {
             b"",
             &[1; 60_000],
         );
-        let (link, memory) = (ends.left_link, &ends.left_store);
+        let (link, memory) = (ends.left_link, &mut ends.left_store);
         if let Err(error) = ends.left.send(link, frame, memory) {
             break error;
         }
@@ -178,7 +178,7 @@ fn a_released_body_breaks_the_link() {
     let lost = frame(&mut ends.left_store, FrameKind::Eager, 1, b"", &[1; 100]);
     ends.left_store.buffers.clear();
     ends.left
-        .send(ends.left_link, lost, &ends.left_store)
+        .send(ends.left_link, lost, &mut ends.left_store)
         .unwrap();
     ends.left.flush(ends.left_link, &ends.left_store);
     let mut events = Vec::new();
@@ -252,7 +252,7 @@ fn closing_ends_the_link_at_the_other_side_too() {
     });
     let late = frame(&mut ends.left_store, FrameKind::Eager, 0, b"", b"late");
     assert!(matches!(
-        ends.left.send(ends.left_link, late, &ends.left_store),
+        ends.left.send(ends.left_link, late, &mut ends.left_store),
         Err(SendError::Broken)
     ));
 }

@@ -34,6 +34,14 @@ const PACKAGES: &[Package] = &[
         why: "the directory's tests run three members on loopback",
     },
     Package {
+        name: "libibverbs-dev",
+        why: "the types of verbs are read from its headers at build time",
+    },
+    Package {
+        name: "librdmacm-dev",
+        why: "the same headers' companion",
+    },
+    Package {
         name: "libopenmpi-dev",
         why: "mpicc, and the MPI library's header",
     },

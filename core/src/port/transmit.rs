@@ -6,7 +6,7 @@ use super::peer::Up;
 use crate::ids::{LinkId, PortId, StreamId};
 use crate::stream::Stream;
 use crate::time::Time;
-use crate::transport::{Body, Frame};
+use crate::transport::{Body, Frame, Slice};
 use crate::wire::{AppHeader, FrameHeader, FrameKind, flags, le32, le64};
 
 impl Port {
@@ -142,11 +142,12 @@ fn stream_frame(id: StreamId, stream: &mut Stream) -> Option<Frame> {
             header.arg = le64(request.offset);
             header.app_len = 8;
             let app = AppHeader::try_from(&request.end.to_le_bytes()[..]).expect("8 bytes fit");
-            Frame {
-                header,
-                app,
-                body: Body::Empty,
-            }
+            let body = Body::Place(Slice {
+                buffer: request.buffer,
+                offset: request.offset,
+                len: request.end - request.offset,
+            });
+            Frame { header, app, body }
         }
         None => stream.outgoing.poll()?,
     };

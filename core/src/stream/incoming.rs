@@ -33,6 +33,7 @@ struct Pull {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub seq: Seq,
+    pub buffer: BufferId,
     pub offset: u64,
     pub end: u64,
 }
@@ -197,6 +198,7 @@ impl Incoming {
         pull.asked = true;
         Some(Request {
             seq,
+            buffer: pull.buffer,
             offset: pull.received,
             end: pull.end,
         })

@@ -248,7 +248,7 @@ impl Engine {
                 };
                 more = true;
                 // A link that breaks here says so at the next poll, and the frame is replayed.
-                let _ = transport.send(link, frame, &self.buffers);
+                let _ = transport.send(link, frame, &mut self.buffers);
             }
             transport.flush(link, &self.buffers);
             // Without room, `Writable` brings us back.

@@ -128,7 +128,7 @@ impl<T: Transport> End<T> {
         if !self.transport.has_room(link) {
             return false;
         }
-        match self.transport.send(link, frame, &self.record) {
+        match self.transport.send(link, frame, &mut self.record) {
             Ok(()) => true,
             Err(SendError::Full) => panic!("it had room and was full"),
             Err(SendError::Broken) => false,

@@ -120,7 +120,7 @@ pub fn full_is_a_result_and_broken_another<F: Fabric>(fabric: &F) {
         assert!(sent < 4000, "a link without a bound on what it takes");
     }
     for _ in 0..3 {
-        let refused = near.transport.send(one, next(), &near.record);
+        let refused = near.transport.send(one, next(), &mut near.record);
         assert!(matches!(refused, Err(SendError::Full)), "{refused:?}");
     }
     near.writable.clear();
@@ -133,7 +133,7 @@ pub fn full_is_a_result_and_broken_another<F: Fabric>(fabric: &F) {
         ends[1].got(other).len() == sent + 1
     });
     near.close(one);
-    let refused = near.transport.send(one, next(), &near.record);
+    let refused = near.transport.send(one, next(), &mut near.record);
     assert!(matches!(refused, Err(SendError::Broken)), "{refused:?}");
 }
 

@@ -253,7 +253,7 @@ impl Process {
         while let Some(link) = self.port.poll_ready() {
             while let Some(frame) = self.port.poll_transmit(link) {
                 let body = match &frame.body {
-                    Body::Empty => Vec::new(),
+                    Body::Empty | Body::Place(_) => Vec::new(),
                     Body::Own(bytes) => bytes.clone(),
                     Body::Slice(slice) => self.app.buffers.read(*slice, checker),
                 };

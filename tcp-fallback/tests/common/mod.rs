@@ -122,7 +122,7 @@ impl Ends {
         until(|| {
             let sent = self
                 .left
-                .send(self.left_link, frame.clone(), &self.left_store)
+                .send(self.left_link, frame.clone(), &mut self.left_store)
                 .is_ok();
             if !sent {
                 self.step();

@@ -1,0 +1,2 @@
+//! Links over InfiniBand and RoCE: reliable-connected queue pairs, registered memory, completion
+//! queues.
