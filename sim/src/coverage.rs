@@ -16,6 +16,7 @@ pub struct Coverage {
 /// What many runs together must have come by at least once, besides every kind of frame and every
 /// crash in every phase of a move.
 pub const REQUIRED: &[&str] = &[
+    "better link dialled",
     "fault: link cut",
     "fault: link cut, one side learns late",
     "fault: frame torn",

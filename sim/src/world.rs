@@ -257,6 +257,7 @@ impl World {
         match self.below(100) {
             0..=4 => self.break_something(),
             5 => self.wake_a_zombie(),
+            6 => self.improve_a_link(rank),
             _ => {
                 if let Some(slot) = self.slot_of(rank) {
                     self.work(slot);
@@ -265,6 +266,20 @@ impl World {
         }
         let pause = self.pause(3000);
         self.run_until(self.now + pause);
+    }
+
+    /// A port tries for a better link to a peer that it has one to.
+    fn improve_a_link(&mut self, rank: usize) {
+        let others = self.ranks as u64 - 1;
+        let to = (rank + 1 + self.below(others) as usize) % self.ranks;
+        let Some(slot) = self.slot_of(rank) else {
+            return;
+        };
+        if self.processes[slot].port.improve(port_id(to)) {
+            self.coverage.hit("better link dialled");
+            self.note("better link", &[slot as u64, to as u64]);
+            self.drive(slot);
+        }
     }
 
     /// The application of one process does something. One whose port is suspended may compute, but

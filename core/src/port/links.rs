@@ -111,13 +111,36 @@ impl Port {
         let Some(peer) = gone.peer else { return };
         let relation = self.peer_mut(peer);
         let was_up = relation.link.as_ref().is_some_and(|up| up.id == link);
+        let was_attempt = relation.dialling.attempt == Attempt::Link(link);
         if was_up {
             relation.drop_link();
         }
-        if was_up || relation.dialling.attempt == Attempt::Link(link) {
+        if was_up && relation.dialling.attempt != Attempt::None {
+            // An attempt at a better one is under way: the streams wait for that. `[R45]`
+            relation.unreachable_since.get_or_insert(now);
+        } else if was_up || was_attempt {
             relation.back_off(now);
             self.settle(now, peer);
         }
+    }
+
+    /// There may be a better way to a peer than the link that is up: asks for it to be dialled while
+    /// that link goes on. The new link takes over when it has been proved; an attempt that
+    /// fails changes nothing. Whether there is a link and no attempt yet. `[R45]`
+    pub fn improve(&mut self, peer: PortId) -> bool {
+        let Some(relation) = self.lasting.peers.get_mut(&peer) else {
+            return false;
+        };
+        let cards = &relation.contact.location.cards;
+        let busy = relation.dialling.attempt != Attempt::None;
+        if relation.link.is_none() || busy || cards.is_empty() {
+            return false;
+        }
+        let cards = cards.clone();
+        relation.dialling.attempt = Attempt::Asked;
+        relation.dialling.cards = cards.clone();
+        self.effects.push_back(Effect::Dial { peer, cards });
+        true
     }
 
     /// A set-up frame. `[R3]`

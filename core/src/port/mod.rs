@@ -279,6 +279,17 @@ impl Port {
             .is_some_and(|peer| peer.link.is_some())
     }
 
+    /// The link that the peer's streams ride on now.
+    pub fn link_to(&self, peer: PortId) -> Option<LinkId> {
+        let peer = self.lasting.peers.get(&peer)?;
+        peer.link.as_ref().map(|up| up.id)
+    }
+
+    /// The peer that a link leads to: whom we dialled, or who has proved to be there.
+    pub fn peer_of(&self, link: LinkId) -> Option<PortId> {
+        self.links.get(&link).and_then(|link| link.peer)
+    }
+
     /// The peer is dead for certain.
     pub fn declare_dead(&mut self, peer: PortId) {
         if self.lasting.peers.contains_key(&peer) {

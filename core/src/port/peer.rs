@@ -140,10 +140,14 @@ impl Peer {
         self.ack_at = None;
     }
 
-    /// An attempt to dial failed, or a link broke: wait before the next, longer each time. `[R8]`
+    /// An attempt to dial failed, or a link broke: wait before the next, longer each time `[R8]`,
+    /// unless it was an attempt at a better link than the one there is. `[R45]`
     pub fn back_off(&mut self, now: Time) {
         let dialling = &mut self.dialling;
         dialling.attempt = Attempt::None;
+        if self.link.is_some() {
+            return;
+        }
         dialling.not_before = now + dialling.pause;
         dialling.pause = (dialling.pause * 2).clamp(limits::REDIAL_FIRST, limits::REDIAL_MAX);
         dialling.failures += 1;

@@ -287,3 +287,81 @@ fn the_old_link_is_closed_before_the_new_one_resumes() {
     let [resume, end] = [FrameKind::Resume as u8, FrameKind::Resumed as u8];
     assert!(resumed.ends_with(&[resume, end]), "{resumed:?}");
 }
+
+/// A link that is to take over from the one there is: the number each side knows it by.
+const BETTER: LinkId = LinkId(11);
+const BETTER_FAR: LinkId = LinkId(12);
+
+/// `a` tries for a better link to `b`, whose transport connects it.
+fn improve(a: &mut Port, b: &mut Port) {
+    assert!(a.improve(b.id()));
+    assert!(!a.improve(b.id()), "one attempt at a time");
+    let wish = wants(a);
+    assert!(matches!(&wish[..], [Effect::Dial { .. }]), "{wish:?}");
+    a.dialled(Time(0), b.id(), BETTER);
+    a.connected(BETTER);
+    b.accepted(Time(0), BETTER_FAR);
+}
+
+/// Carries set-up frames on the better link until neither side has any.
+fn set_up(a: &mut Port, b: &mut Port) {
+    loop {
+        let (to_b, to_a) = (a.poll_transmit(BETTER), b.poll_transmit(BETTER_FAR));
+        if to_a.is_none() && to_b.is_none() {
+            return;
+        }
+        to_b.inspect(|frame| drop(deliver(b, BETTER_FAR, frame).unwrap()));
+        to_a.inspect(|frame| drop(deliver(a, BETTER, frame).unwrap()));
+    }
+}
+
+/// `[R45]`
+#[test]
+fn a_better_link_takes_over_what_the_old_one_carried() {
+    let (mut a, mut b, at) = pair();
+    wants(&mut a);
+    wants(&mut b);
+    improve(&mut a, &mut b);
+    a.send(Time(0), at, message(5, false)).unwrap();
+    assert!(a.poll_transmit(NEAR).is_some(), "the old link goes on");
+    set_up(&mut a, &mut b);
+    assert!(wants(&mut a).contains(&Effect::Close(NEAR)));
+    assert!(wants(&mut b).contains(&Effect::Close(FAR)));
+    assert!(a.is_linked(b.id()) && b.is_linked(a.id()));
+    b.solicit();
+    a.solicit();
+    set_up(&mut a, &mut b);
+    assert!(a.is_drained(), "what the old link lost came by the new one");
+}
+
+/// `[R45]`
+#[test]
+fn an_attempt_at_a_better_link_that_fails_changes_nothing() {
+    let (mut a, mut b, at) = pair();
+    wants(&mut a);
+    improve(&mut a, &mut b);
+    a.broken(Time(0), BETTER);
+    assert_eq!(wants(&mut a), []);
+    assert!(a.is_linked(b.id()));
+    assert!(a.improve(b.id()), "it may be tried again");
+    wants(&mut a);
+    a.dial_failed(Time(0), b.id());
+    a.send(Time(0), at, message(5, false)).unwrap();
+    let [_, got] = converse(&mut a, &mut b).unwrap();
+    assert!(matches!(got[..], [Arrival::Message { .. }]), "{got:?}");
+}
+
+/// The old link breaks while the better one is being set up: the streams wait for that, and if it
+/// fails too, the peer is dialled as ever. `[R45]`
+#[test]
+fn an_old_link_may_break_under_an_attempt_at_a_better_one() {
+    let (mut a, mut b, at) = pair();
+    wants(&mut a);
+    improve(&mut a, &mut b);
+    a.broken(Time(0), NEAR);
+    a.send(Time(0), at, message(5, false)).unwrap();
+    assert_eq!(wants(&mut a), [], "no second attempt");
+    a.broken(Time(0), BETTER);
+    let wish = wants(&mut a);
+    assert!(matches!(&wish[..], [Effect::Dial { .. }]), "{wish:?}");
+}
