@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use meander_core::{Key, Limits, NodeName};
+use meander_core::{Key, Limits, NodeName, TransportKind};
 
 use crate::Error;
 
@@ -15,6 +15,8 @@ pub struct Config {
     pub limits: Limits,
     /// The node, where it is known; an agent tells it otherwise.
     pub node: NodeName,
+    /// The transports to use, each of which must work here. `None`: every one that does.
+    pub transports: Option<Vec<TransportKind>>,
     /// The TCP transport.
     pub tcp: TcpConfig,
     /// Longest message that [`crate::Stream::recv`] takes, in bytes; a longer one is declined.
@@ -36,24 +38,42 @@ impl Config {
             key,
             limits: Limits::default(),
             node: NodeName::default(),
+            transports: None,
             tcp: TcpConfig::default(),
             message_bytes_max: 1 << 30,
         }
     }
 
-    /// The defaults, with this key and what the environment says: `MEANDER_TCP_ADDR`, IP addresses
-    /// separated by commas, is where to listen.
+    /// The defaults, with this key and what the environment says: `MEANDER_TRANSPORT`, names of
+    /// transports separated by commas, is what to use; `MEANDER_TCP_ADDR`, IP addresses separated by commas,
+    /// is where to listen.
     pub fn from_env(key: Key) -> Result<Config, Error> {
         let mut config = Config::new(key);
+        if let Ok(text) = std::env::var("MEANDER_TRANSPORT") {
+            let names = words(&text).map(|word| {
+                transport_named(word).ok_or_else(|| Error::BadTransport(word.to_owned()))
+            });
+            config.transports = Some(names.collect::<Result<_, _>>()?);
+        }
         if let Ok(text) = std::env::var("MEANDER_TCP_ADDR") {
-            let addresses = text
-                .split(',')
-                .map(str::trim)
-                .filter(|word| !word.is_empty());
-            config.tcp.bind = addresses
+            config.tcp.bind = words(&text)
                 .map(|word| word.parse().map_err(|_| Error::BadAddress(word.to_owned())))
                 .collect::<Result<_, _>>()?;
         }
         Ok(config)
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty())
+}
+
+/// The transports by the names they have in the environment.
+fn transport_named(name: &str) -> Option<TransportKind> {
+    match name {
+        "tcp" => Some(TransportKind::Tcp),
+        _ => None,
     }
 }

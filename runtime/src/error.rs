@@ -95,6 +95,12 @@ pub enum Error {
     /// The bytes given to [`crate::Port::attach`] are not a suspended port of this version.
     #[error("not a suspended port, or one of another version")]
     BadValue,
+    /// `Config::transports` allows none that works here.
+    #[error("no transport is allowed that this build has; leave MEANDER_TRANSPORT unset for all")]
+    NoTransport,
+    /// A word of `MEANDER_TRANSPORT` is not the name of a transport.
+    #[error("MEANDER_TRANSPORT: there is no transport `{0}`; there is: tcp")]
+    BadTransport(String),
     /// A word of `MEANDER_TCP_ADDR` is not an IP address.
     #[error("MEANDER_TCP_ADDR: `{0}` is not an IP address")]
     BadAddress(String),

@@ -29,6 +29,7 @@ mod moving;
 mod port;
 mod shared;
 mod stream;
+mod transports;
 
 pub use config::{Config, TcpConfig};
 pub use error::Error;
@@ -39,6 +40,7 @@ pub use handler::{
 };
 pub use meander_core::{
     Contact, Epoch, JobId, Key, Limits, Location, NodeName, PortId, Seq, StreamId, StreamKind,
+    TransportKind,
 };
 pub use port::Port;
 pub use stream::Stream;

@@ -10,6 +10,7 @@ use crate::engine::ends::{End, State};
 use crate::engine::{Engine, Settings};
 use crate::handler::StreamKey;
 use crate::shared::{Shared, Standing};
+use crate::transports::TransportConfig;
 use crate::{Config, Error, Stream, background};
 
 /// A process's attachment to the fabric: owns its streams and the data they retain.
@@ -225,7 +226,10 @@ fn refused(peer: PortId, why: &str) -> Error {
 pub(crate) fn settings(config: &Config) -> Settings {
     Settings {
         node: config.node.clone(),
-        bind: config.tcp.bind.clone(),
+        transports: TransportConfig {
+            allowed: config.transports.clone(),
+            tcp: config.tcp.clone(),
+        },
         message_bytes_max: config.message_bytes_max,
     }
 }

@@ -269,7 +269,7 @@ impl Shared {
         let Some(until) = state.engine.may_sleep() else {
             return state;
         };
-        let Some(readiness) = state.engine.transport().map(|it| it.readiness()) else {
+        let Some(readiness) = state.engine.transports().map(|it| it.readiness()) else {
             return state;
         };
         if state.sleeping == 0 {
@@ -279,7 +279,7 @@ impl Shared {
         state.sleeping += 1;
         drop(state);
         self.sleep_on(
-            readiness,
+            &readiness,
             timeout.map_or(until, |timeout| timeout.min(until)),
         );
         let mut state = self.state.lock();
@@ -287,11 +287,12 @@ impl Shared {
         state
     }
 
-    fn sleep_on(&self, readiness: Arc<OwnedFd>, timeout: Duration) {
-        let mut on = [
-            PollFd::from_borrowed_fd(readiness.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.waker.as_fd(), PollFlags::IN),
-        ];
+    fn sleep_on(&self, readiness: &[Arc<OwnedFd>], timeout: Duration) {
+        let all = readiness.iter().map(|it| it.as_fd());
+        let mut on: Vec<PollFd<'_>> = all
+            .chain([self.waker.as_fd()])
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
         let timeout = Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: timeout.subsec_nanos().into(),

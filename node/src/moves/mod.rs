@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use meander::{Config, Key, Limits, NodeName, PortId};
+use meander::{Config, Key, Limits, NodeName, PortId, TransportKind};
 use meander_core::directory::Entry;
 use meander_core::moves::Trouble;
 use meander_core::{MoveId, Time};
@@ -94,6 +94,8 @@ fn port_config(cluster: &Cluster, node: &NodeName, key: Key) -> Result<Config, E
         peer_timeout: hearing::PEER_TIMEOUT,
         ..Limits::default()
     };
+    // Agents talk over TCP: their ports come and go with each move.
+    config.transports = Some(vec![TransportKind::Tcp]);
     config.tcp.bind = vec![address_of(cluster, node)?];
     Ok(config)
 }

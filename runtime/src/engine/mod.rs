@@ -8,18 +8,17 @@ mod fetch;
 pub(crate) mod inbox;
 mod receive;
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use meander_core::port::{self, Effect, Message, PortError};
-use meander_core::transport::{LinkError, LinkEvent, Slice, Transport};
+use meander_core::transport::{LinkError, LinkEvent, Slice};
 use meander_core::wire::{AppHeader, Violation};
-use meander_core::{BufferId, Epoch, LinkId, Location, NodeName, PortId, Time, TransportKind};
-use meander_tcp::TcpTransport;
+use meander_core::{BufferId, Card, Epoch, LinkId, Location, NodeName, PortId, Time};
 
 use crate::Error;
 use crate::handler::{SendId, StreamKey};
+use crate::transports::{TransportConfig, Transports};
 use buffers::{Buffer, Buffers, Retained};
 use ends::Ends;
 use fetch::Fetcher;
@@ -44,8 +43,10 @@ pub(crate) struct Engine {
     pub unproved: BTreeSet<PortId>,
     pub node: NodeName,
     pub message_bytes_max: u64,
-    bind: Vec<IpAddr>,
-    transport: Option<TcpTransport>,
+    config: TransportConfig,
+    transports: Option<Transports>,
+    /// Peers linked by less than the best there is, and when to try for better.
+    improvable: BTreeMap<PortId, Time>,
     /// Whom we dialled with links that have not broken yet.
     dialled: HashMap<LinkId, PortId>,
     next_send: u64,
@@ -71,7 +72,7 @@ impl Clock {
 /// What is not protocol in an engine: fixed by the configuration.
 pub(crate) struct Settings {
     pub node: NodeName,
-    pub bind: Vec<IpAddr>,
+    pub transports: TransportConfig,
     pub message_bytes_max: u64,
 }
 
@@ -90,8 +91,9 @@ impl Engine {
             unproved: BTreeSet::new(),
             node: settings.node,
             message_bytes_max: settings.message_bytes_max,
-            bind: settings.bind,
-            transport: None,
+            config: settings.transports,
+            transports: None,
+            improvable: BTreeMap::new(),
             dialled: HashMap::new(),
             next_send: 0,
             clock: Clock(Instant::now()),
@@ -106,46 +108,47 @@ impl Engine {
 
     /// Listens, and puts the port on the fabric.
     pub fn attach(&mut self, epoch: Epoch) -> Result<(), Error> {
-        let transport = TcpTransport::open(&self.bind).map_err(Error::Listen)?;
+        let transports = Transports::open(&self.config)?;
         let location = Location {
             node: self.node.clone(),
-            cards: vec![transport.card()],
+            cards: transports.cards(),
         };
-        self.transport = Some(transport);
+        self.transports = Some(transports);
         self.core.attach(self.clock.now(), epoch, location);
         self.drive();
         Ok(())
     }
 
-    /// Takes the port off the fabric: afterwards no socket of it is open.
+    /// Takes the port off the fabric: afterwards no socket, device or mapping of it is open.
     pub fn suspend(&mut self) {
         self.core.suspend();
         self.carry_out();
-        self.transport = None;
+        self.transports = None;
+        self.improvable.clear();
         self.dialled.clear();
         self.happened.clear();
     }
 
-    pub fn transport(&self) -> Option<&TcpTransport> {
-        self.transport.as_ref()
+    pub fn transports(&self) -> Option<&Transports> {
+        self.transports.as_ref()
     }
 
     /// Breaks every link, as a cut cable would.
     pub fn cut_links(&mut self) {
-        if let Some(transport) = &mut self.transport {
-            transport.cut();
+        if let Some(transports) = &mut self.transports {
+            transports.cut();
         }
     }
 
     /// Does all that can be done now. Returns whether anything happened that a thread may be
     /// waiting for.
     pub fn drive(&mut self) -> bool {
-        let Some(transport) = &mut self.transport else {
+        let Some(transports) = &mut self.transports else {
             return false;
         };
         let mut happened = std::mem::take(&mut self.happened);
-        transport.poll(Duration::ZERO, &mut happened);
         let now = self.clock.now();
+        transports.poll(now, &mut happened);
         let mut news = false;
         for event in happened.drain(..) {
             news |= self.handle(now, event);
@@ -155,6 +158,7 @@ impl Engine {
             if self.core.poll_timeout().is_some_and(|due| due <= now) {
                 self.core.handle_timeout(now);
             }
+            self.improve(now);
             self.deadlines_at = now + DEADLINES_EVERY;
         }
         self.settle() || news
@@ -171,18 +175,20 @@ impl Engine {
 
     /// How long a thread may sleep on the transport's readiness; `None` if it may not sleep.
     pub fn may_sleep(&mut self) -> Option<Duration> {
-        let transport = self.transport.as_ref()?;
-        if !transport.is_idle() {
+        let transports = self.transports.as_mut()?;
+        if !transports.is_idle() {
             return None;
         }
         let now = self.clock.now();
-        let dialling = transport
+        let dialling = transports
             .next_timeout()
             .map(|at| at.saturating_duration_since(Instant::now()));
         let protocol = self.core.poll_timeout().map(|due| due.since(now));
+        let better = self.improvable.values().map(|due| due.since(now)).min();
         let until = dialling
             .into_iter()
             .chain(protocol)
+            .chain(better)
             .min()
             .unwrap_or(LONGEST_SLEEP);
         // The next look at the deadlines must not be put off when we come back for one.
@@ -202,7 +208,7 @@ impl Engine {
     }
 
     fn receive(&mut self, now: Time, link: LinkId) -> bool {
-        let Some(transport) = &mut self.transport else {
+        let Some(transports) = &mut self.transports else {
             return false;
         };
         let mut receiver = Receiver {
@@ -214,10 +220,10 @@ impl Engine {
             message_bytes_max: self.message_bytes_max,
             news: false,
         };
-        let received = transport.receive(link, &mut receiver);
+        let received = transports.receive(link, &mut receiver);
         let news = receiver.news;
         if let Err(error) = received {
-            transport.close(link);
+            transports.close(link);
             self.broken(now, link, &error);
         }
         // Before any other link is read: fences come first.
@@ -232,27 +238,33 @@ impl Engine {
             tracing::warn!(%peer, "the peer, or whoever answers in its place, has another key");
             self.unproved.insert(peer);
         }
-        self.core.broken(now, link);
+        if let (Some(peer), Some(transports)) = (self.core.peer_of(link), &mut self.transports) {
+            transports.failed(now, peer, cards_of(&self.core, peer), link);
+            self.core.broken(now, link);
+            self.plan_better(now, peer);
+        } else {
+            self.core.broken(now, link);
+        }
     }
 
     fn transmit(&mut self, link: LinkId) {
-        let Some(transport) = &mut self.transport else {
+        let Some(transports) = &mut self.transports else {
             return;
         };
         loop {
             let mut more = false;
-            while transport.has_room(link) {
+            while transports.has_room(link) {
                 let Some(frame) = self.core.poll_transmit(link) else {
                     more = false;
                     break;
                 };
                 more = true;
                 // A link that breaks here says so at the next poll, and the frame is replayed.
-                let _ = transport.send(link, frame, &mut self.buffers);
+                let _ = transports.send(link, frame, &mut self.buffers);
             }
-            transport.flush(link, &self.buffers);
+            transports.flush(link, &self.buffers);
             // Without room, `Writable` brings us back.
-            if !more || !transport.has_room(link) {
+            if !more || !transports.has_room(link) {
                 return;
             }
         }
@@ -271,8 +283,8 @@ impl Engine {
             Effect::Dial { peer, cards } => self.dial(peer, &cards),
             Effect::Close(link) => {
                 self.dialled.remove(&link);
-                if let Some(transport) = &mut self.transport {
-                    transport.close(link);
+                if let Some(transports) = &mut self.transports {
+                    transports.close(link);
                 }
             }
             Effect::Ask(peer) => {
@@ -287,6 +299,7 @@ impl Engine {
             Effect::Connected(peer) => {
                 self.lookups.remove(&peer);
                 self.unproved.remove(&peer);
+                self.connected(peer);
                 return true;
             }
             Effect::Dead { peer, cause } => {
@@ -297,18 +310,13 @@ impl Engine {
         false
     }
 
-    fn dial(&mut self, peer: PortId, cards: &[meander_core::Card]) {
+    fn dial(&mut self, peer: PortId, cards: &[Card]) {
         let now = self.clock.now();
-        let Some(transport) = &mut self.transport else {
+        let Some(transports) = &mut self.transports else {
             return;
         };
-        let card = cards
-            .iter()
-            .find(|card| card.transport == TransportKind::Tcp);
-        match card
-            .ok_or(LinkError::BadCard)
-            .and_then(|card| transport.dial(card))
-        {
+        let present = self.core.link_to(peer);
+        match transports.dial(now, peer, cards, present) {
             Ok(link) => {
                 self.dialled.insert(link, peer);
                 self.core.dialled(now, peer, link);
@@ -316,7 +324,47 @@ impl Engine {
             Err(error) => {
                 tracing::debug!(%peer, "can't dial: {error}");
                 self.core.dial_failed(now, peer);
+                self.plan_better(now, peer);
             }
+        }
+    }
+
+    fn connected(&mut self, peer: PortId) {
+        let (Some(transports), Some(link)) = (&mut self.transports, self.core.link_to(peer)) else {
+            return;
+        };
+        tracing::debug!(%peer, kind = ?transports.kind_of(link), "linked");
+        let now = self.clock.now();
+        transports.connected(now, peer, cards_of(&self.core, peer), link);
+        self.plan_better(now, peer);
+    }
+
+    /// If there is a better way to a peer than its link, it is this side's, the lower address's, to
+    /// try it from time to time. `[R45]`
+    fn plan_better(&mut self, now: Time, peer: PortId) {
+        self.improvable.remove(&peer);
+        if self.core.id() > peer {
+            return;
+        }
+        let (Some(transports), Some(link)) = (&self.transports, self.core.link_to(peer)) else {
+            return;
+        };
+        if let Some(due) = transports.better_at(now, peer, cards_of(&self.core, peer), link) {
+            self.improvable.insert(peer, due);
+        }
+    }
+
+    /// Tries for better links where it is time to.
+    fn improve(&mut self, now: Time) {
+        if self.improvable.is_empty() {
+            return;
+        }
+        let due = self.improvable.iter().filter(|(_, due)| **due <= now);
+        let due: Vec<PortId> = due.map(|(peer, _)| *peer).collect();
+        for peer in due {
+            self.improvable.remove(&peer);
+            // What comes of it, or the next link that comes up, decides how it goes on.
+            self.core.improve(peer);
         }
     }
 
@@ -345,6 +393,10 @@ impl Engine {
     }
 
     fn bury(&mut self, peer: PortId, why: String) {
+        self.improvable.remove(&peer);
+        if let Some(transports) = &mut self.transports {
+            transports.forget(peer);
+        }
         let of_peer = self
             .ends
             .ends
@@ -415,6 +467,12 @@ impl Engine {
 
 /// Longest sleep where no deadline says otherwise.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// The cards by which a peer was last known to be reached.
+fn cards_of(core: &port::Port, peer: PortId) -> &[Card] {
+    let contact = core.contact_of(peer);
+    contact.map_or(&[], |contact| &contact.location.cards)
+}
 
 fn fixed_number(stream: meander_core::StreamId) -> u32 {
     stream.0 & !meander_core::StreamId::fixed(0).0

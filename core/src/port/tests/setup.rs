@@ -310,8 +310,12 @@ fn set_up(a: &mut Port, b: &mut Port) {
         if to_a.is_none() && to_b.is_none() {
             return;
         }
-        to_b.inspect(|frame| drop(deliver(b, BETTER_FAR, frame).unwrap()));
-        to_a.inspect(|frame| drop(deliver(a, BETTER, frame).unwrap()));
+        if let Some(frame) = to_b {
+            deliver(b, BETTER_FAR, &frame).unwrap();
+        }
+        if let Some(frame) = to_a {
+            deliver(a, BETTER, &frame).unwrap();
+        }
     }
 }
 
