@@ -1,5 +1,7 @@
 //! Where a port is now, and what it takes to reach it there.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, NodeName, PortId};
@@ -15,6 +17,17 @@ pub enum TransportKind {
     Verbs,
     /// The simulator's network, and tests.
     Sim,
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            TransportKind::Tcp => "tcp",
+            TransportKind::Shm => "shm",
+            TransportKind::Verbs => "verbs",
+            TransportKind::Sim => "sim",
+        })
+    }
 }
 
 /// What one transport needs to connect; opaque to everyone but that transport.

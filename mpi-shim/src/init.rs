@@ -22,7 +22,7 @@ use crate::memory::Out;
 use crate::native::{self, environment, functions};
 use crate::wireup::{Job, WireUp};
 use crate::world::{Stage, World, stage};
-use crate::{ending, launcher};
+use crate::{ending, launcher, log};
 
 /// How many bytes of messages may be here that no receive has asked for: this variable, or
 /// [`UNEXPECTED_BYTES`].
@@ -85,6 +85,7 @@ fn start(required: c_int) -> Result<c_int, Error> {
     if !matches!(*stage, Stage::Before) {
         return Err(Error::InitialisedBefore);
     }
+    log::start()?;
     let wire_up = match launcher::is_one_of_several() {
         true => Some(WireUp::start()?),
         false => None,

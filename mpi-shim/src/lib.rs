@@ -37,6 +37,7 @@ mod handles;
 mod inbox;
 mod init;
 mod launcher;
+mod log;
 mod matching;
 mod memory;
 mod native;

@@ -333,7 +333,7 @@ impl Engine {
         let (Some(transports), Some(link)) = (&mut self.transports, self.core.link_to(peer)) else {
             return;
         };
-        tracing::debug!(%peer, kind = ?transports.kind_of(link), "linked");
+        tracing::info!(%peer, by = %transports.kind_of(link), "linked");
         let now = self.clock.now();
         transports.connected(now, peer, cards_of(&self.core, peer), link);
         self.plan_better(now, peer);
