@@ -217,7 +217,7 @@ const SCENARIOS: &[&str] = &[
     "--skip",
     "rxe_",
 ];
-/// The tests in `ci/tests/rxe.rs`: their names begin so.
+/// The scenarios in `ci/tests/rxe`, a harness of their own.
 const RXE: &[&str] = &["test", "--package", "meander-lab", "--test", "rxe"];
 
 /// The simulator, built so that it is fast.

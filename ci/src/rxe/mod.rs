@@ -151,10 +151,16 @@ impl Rxe {
         Ok(())
     }
 
-    /// A command that runs a program on one rank a node, on the nodes in their order, under the
-    /// shim or the MPI library alone.
-    pub fn mpirun(&self, shim: bool, program: &[&str]) -> Result<Command> {
-        let hosts: Vec<String> = self.nodes().map(|node| format!("{node}:1")).collect();
+    /// A command that runs a program on one rank on each of these nodes, with these options of
+    /// mpirun's besides, under the shim or the MPI library alone.
+    pub fn mpirun(
+        &self,
+        nodes: &[&str],
+        shim: bool,
+        options: &[&str],
+        program: &[&str],
+    ) -> Result<Command> {
+        let hosts: Vec<String> = nodes.iter().map(|node| format!("{node}:1")).collect();
         let (ranks, hosts) = (hosts.len().to_string(), hosts.join(","));
         let preload = format!("LD_PRELOAD={}", self.artifacts.shim().display());
         let mut words = vec!["mpirun", "--mca", "plm_rsh_agent", RSH_AGENT_PATH];
@@ -164,9 +170,9 @@ impl Rxe {
         if shim {
             words.extend(["-x", &preload]);
         }
+        words.extend(options);
         words.extend(program);
-        let first = &self.machines[0].name;
-        self.command(first, &words)
+        self.command(nodes[0], &words)
     }
 
     /// Ends the machines and forgets the lab.

@@ -1,0 +1,87 @@
+//! Scenarios in virtual machines with kernels and soft-RoCE devices of their own.
+//!
+//! Booting takes the time of several scenarios, so they share one lab and run one after another:
+//! a harness of its own, which speaks as Rust's own does. Words on the command line choose
+//! scenarios whose names contain one of them.
+
+mod mpi;
+mod support;
+mod verbs;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use meander_lab::Rxe;
+
+type Scenario = fn(&Rxe) -> Result<()>;
+
+/// What each is called, and does.
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("rxe_pingpong_of_the_verbs_library", verbs::pingpong),
+    (
+        "rxe_a_rank_moves_between_kernels",
+        mpi::a_rank_moves_between_kernels,
+    ),
+    (
+        "rxe_large_messages_over_verbs_through_moves",
+        mpi::large_messages_through_moves,
+    ),
+    (
+        "rxe_netpipe_checks_integrity_through_moves",
+        mpi::netpipe_through_moves,
+    ),
+    (
+        "rxe_heat2d_computes_the_same_through_a_move",
+        mpi::heat2d_through_a_move,
+    ),
+    ("rxe_hpcc_passes_through_a_move", mpi::hpcc_through_a_move),
+    (
+        "rxe_a_cable_is_pulled_and_put_back",
+        mpi::cable_pulled_and_put_back,
+    ),
+    (
+        "rxe_to_a_node_without_rdma_and_back",
+        mpi::to_a_node_without_rdma_and_back,
+    ),
+    ("rxe_no_receiver_was_ever_not_ready", verbs::never_not_ready),
+];
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(*word));
+    let chosen: Vec<_> = SCENARIOS.iter().filter(|(name, _)| wanted(name)).collect();
+    println!("\nrunning {} tests", chosen.len());
+    let failed = match Rxe::up("t-rxe", &["a", "b", "c"]).and_then(|lab| {
+        lab.start_agents()?;
+        Ok(lab)
+    }) {
+        Ok(lab) => chosen
+            .iter()
+            .filter(|(name, scenario)| !ran_well(name, *scenario, &lab))
+            .count(),
+        Err(error) => {
+            println!("the lab did not come up: {error:#}");
+            chosen.len()
+        }
+    };
+    let passed = chosen.len() - failed;
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    let left_out = SCENARIOS.len() - chosen.len();
+    println!(
+        "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {left_out} filtered out"
+    );
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn ran_well(name: &str, scenario: Scenario, lab: &Rxe) -> bool {
+    let start = Instant::now();
+    let outcome = scenario(lab);
+    let seconds = start.elapsed().as_secs();
+    match &outcome {
+        Ok(()) => println!("test {name} ... ok ({seconds} s)"),
+        Err(error) => println!("test {name} ... FAILED ({seconds} s)\n{error:#}"),
+    }
+    outcome.is_ok()
+}
