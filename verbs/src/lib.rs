@@ -1,2 +1,4 @@
 //! Links over InfiniBand and RoCE: reliable-connected queue pairs, registered memory, completion
 //! queues.
+
+pub mod registration;
