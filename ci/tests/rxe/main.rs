@@ -40,6 +40,7 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         "rxe_a_cable_is_pulled_and_put_back",
         mpi::cable_pulled_and_put_back,
     ),
+    ("rxe_frozen_packets_thaw", mpi::frozen_packets_thaw),
     (
         "rxe_to_a_node_without_rdma_and_back",
         mpi::to_a_node_without_rdma_and_back,

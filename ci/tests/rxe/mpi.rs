@@ -12,6 +12,8 @@ use crate::support::{Job, Started};
 const STOP: &str = "/run/rxe/stop";
 /// Enough for rendezvous, in several pieces.
 const LARGE_BYTES: &str = "700000";
+/// How long packets are held: longer than a queue pair tries again.
+const FROZEN: Duration = Duration::from_secs(10);
 
 fn steady(options: &[&str]) -> Result<Vec<String>> {
     let mut words = vec![text(artifacts::program("steady")?)?];
@@ -177,6 +179,32 @@ pub fn cable_pulled_and_put_back(lab: &Rxe) -> Result<()> {
 fn set_cable(lab: &Rxe, state: &str) -> Result<()> {
     lab.run("b", &["ip", "link", "set", "rdma0", state])
         .map(drop)
+}
+
+/// Packets freeze on their way, while the streams resume over the other network, and thaw when what
+/// they were meant for has gone: they must not touch anything.
+pub fn frozen_packets_thaw(lab: &Rxe) -> Result<()> {
+    let job = start_steady(lab, "frozen", Some("verbs,tcp"), &["--bytes", LARGE_BYTES])?;
+    job.wait_linked_by("verbs", 0)?;
+    let before = job.linked_by("tcp");
+    let freeze = format!("delay {}s limit 100000", FROZEN.as_secs());
+    let freeze: Vec<&str> = ["tc", "qdisc", "add", "dev", "rdma0", "root", "netem"]
+        .into_iter()
+        .chain(freeze.split(' '))
+        .collect();
+    for node in ["a", "b"] {
+        lab.run(node, &freeze)?;
+    }
+    let resumed = job.wait_linked_by("tcp", before);
+    // Every packet that was on its way arrives now, at the latest.
+    std::thread::sleep(FROZEN);
+    let before = job.linked_by("verbs");
+    for node in ["a", "b"] {
+        lab.run(node, &["tc", "qdisc", "del", "dev", "rdma0", "root"])?;
+    }
+    resumed?;
+    job.wait_linked_by("verbs", before)?;
+    end_steady(lab, job)
 }
 
 /// From verbs to TCP and back, in mid-stream, by moves alone.
