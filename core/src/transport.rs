@@ -61,6 +61,10 @@ pub enum LinkError {
     /// The peer sent what the protocol forbids.
     #[error("protocol violation by the peer: {0}")]
     Protocol(#[from] crate::wire::Violation),
+    /// The peer is set up in another way than this side, so that they can't talk: a fault of whoever set
+    /// them up, told from the peer's card or its first bytes.
+    #[error("the peer and this port are set up differently: {0}")]
+    Differs(&'static str),
     /// The card is not one that this transport can dial.
     #[error("the card is malformed")]
     BadCard,

@@ -158,6 +158,9 @@ pub enum Violation {
     /// The peer did not prove the key.
     #[error("the peer did not prove that it knows the job's key")]
     Proof,
+    /// What came over an encrypted link is not what was sent, or not in its place.
+    #[error("what came does not decrypt: it was altered on its way")]
+    Seal,
     /// Who answers is the peer, but not at the address that was dialled: somebody passes it on.
     #[error("the peer does not live where it was dialled")]
     Elsewhere,

@@ -88,6 +88,21 @@ fn a_flood_past_its_bound_stays_with_the_senders() {
     expect_ok("flood", 2, &run);
 }
 
+/// Also what crosses ranks by rendezvous, in collectives, and in floods.
+#[test]
+fn with_links_encrypted() {
+    for (name, ranks) in [("ring", 2), ("collectives", 3), ("matching", 2)] {
+        let on = ["-x", "MEANDER_TCP_ENCRYPTION=on", "-x", &preload()];
+        let run = mpirun(ranks, &[&on[..], &[&program(name)]].concat());
+        expect_ok(name, ranks, &run);
+    }
+    let wrong = ["-x", "MEANDER_TCP_ENCRYPTION=yes", "-x", &preload()];
+    let run = mpirun(2, &[&wrong[..], &[&program("ring")]].concat());
+    assert!(!run.status.success());
+    let text = words(&run);
+    assert!(text.contains("`yes` is neither `on` nor `off`"), "{text}");
+}
+
 #[test]
 fn a_function_that_is_not_provided_says_so() {
     expect_ok("missing", 2, &shimmed(2, &[&program("missing")]));

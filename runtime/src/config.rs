@@ -29,6 +29,9 @@ pub struct TcpConfig {
     /// The addresses to listen on, all with one port number that the system chooses. Empty: every
     /// address of the node but loopback, and loopback where there is no other.
     pub bind: Vec<IpAddr>,
+    /// Encrypts every link, for a network on which others can read or alter what passes. A port that does
+    /// can only talk to ports that do; the key of the encryption comes from the job's.
+    pub encryption: bool,
 }
 
 impl Config {
@@ -46,7 +49,7 @@ impl Config {
 
     /// The defaults, with this key and what the environment says: `MEANDER_TRANSPORT`, names of
     /// transports separated by commas, is what to use; `MEANDER_TCP_ADDR`, IP addresses separated by commas,
-    /// is where to listen.
+    /// is where to listen; `MEANDER_TCP_ENCRYPTION`, `on` or `off`, is whether TCP links are encrypted.
     pub fn from_env(key: Key) -> Result<Config, Error> {
         let mut config = Config::new(key);
         if let Ok(text) = std::env::var("MEANDER_TRANSPORT") {
@@ -60,7 +63,20 @@ impl Config {
                 .map(|word| word.parse().map_err(|_| Error::BadAddress(word.to_owned())))
                 .collect::<Result<_, _>>()?;
         }
+        config.tcp.encryption = TcpConfig::encryption_from_env()?;
         Ok(config)
+    }
+}
+
+impl TcpConfig {
+    /// What `MEANDER_TCP_ENCRYPTION` says; `off` where it says nothing.
+    pub fn encryption_from_env() -> Result<bool, Error> {
+        match std::env::var_os("MEANDER_TCP_ENCRYPTION") {
+            None => Ok(false),
+            Some(word) if word.is_empty() || word == "off" => Ok(false),
+            Some(word) if word == "on" => Ok(true),
+            Some(word) => Err(Error::BadEncryption(word.to_string_lossy().into_owned())),
+        }
     }
 }
 

@@ -104,6 +104,9 @@ pub enum Error {
     /// A word of `MEANDER_TCP_ADDR` is not an IP address.
     #[error("MEANDER_TCP_ADDR: `{0}` is not an IP address")]
     BadAddress(String),
+    /// `MEANDER_TCP_ENCRYPTION` is neither `on` nor `off`.
+    #[error("MEANDER_TCP_ENCRYPTION: `{0}` is neither `on` nor `off`")]
+    BadEncryption(String),
     /// An operation of the local system failed.
     #[error("{operation} failed: {source}")]
     Io {

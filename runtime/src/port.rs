@@ -178,10 +178,8 @@ impl Port {
                     why: why.clone(),
                 }));
             }
-            engine
-                .unproved
-                .contains(&peer)
-                .then(|| Err(refused(peer, KEYS_DIFFER)))
+            let why = engine.unproved.get(&peer)?;
+            Some(Err(refused(peer, why)))
         });
         // Without a time-out there is always an answer, if the port stays.
         let answer = answer.and_then(|answer| answer.unwrap_or(Err(Error::Finished)));
@@ -214,7 +212,6 @@ impl Port {
 }
 
 const NOBODY_LISTENS: &str = "nobody listens for that service there";
-const KEYS_DIFFER: &str = "it does not have this port's key";
 
 fn refused(peer: PortId, why: &str) -> Error {
     Error::Refused {

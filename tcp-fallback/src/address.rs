@@ -50,9 +50,22 @@ pub(crate) fn listen(addresses: &[IpAddr]) -> Result<Vec<(OwnedFd, SocketAddr)>,
     listen_with_one_number(&node_addresses()?)
 }
 
-/// The card for these listeners.
-pub(crate) fn card(addresses: &[SocketAddr]) -> Card {
-    let mut bytes = postcard::to_stdvec(addresses).expect("a list of addresses can be encoded");
+/// What a card says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listening {
+    /// Where.
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Every link is encrypted.
+    pub(crate) encrypted: bool,
+}
+
+/// Behind the addresses of a port whose links are encrypted. `[R54]`
+const ENCRYPTED: u8 = 1;
+
+/// The card of a port that listens so.
+pub(crate) fn card(listening: &Listening) -> Card {
+    let mut bytes = postcard::to_stdvec(&listening.addresses).expect("addresses can be encoded");
+    bytes.extend(listening.encrypted.then_some(ENCRYPTED));
     if bytes.len() > meander_core::limits::CARD_BYTES {
         bytes.clear();
     }
@@ -62,13 +75,22 @@ pub(crate) fn card(addresses: &[SocketAddr]) -> Card {
     }
 }
 
-/// The addresses of a card; `None` where it is not one of ours.
-pub(crate) fn parse_card(card: &Card) -> Option<Vec<SocketAddr>> {
+/// What a card says; `None` where it is not one of ours.
+pub(crate) fn parse_card(card: &Card) -> Option<Listening> {
     if card.transport != TransportKind::Tcp || card.bytes.len() > meander_core::limits::CARD_BYTES {
         return None;
     }
-    let addresses: Vec<SocketAddr> = postcard::from_bytes(&card.bytes).ok()?;
-    (!addresses.is_empty() && addresses.len() <= limits::ADDRESSES).then_some(addresses)
+    let (addresses, rest) = postcard::take_from_bytes::<Vec<SocketAddr>>(&card.bytes).ok()?;
+    let encrypted = match rest {
+        [] => false,
+        [ENCRYPTED] => true,
+        _ => return None,
+    };
+    let some = !addresses.is_empty() && addresses.len() <= limits::ADDRESSES;
+    some.then_some(Listening {
+        addresses,
+        encrypted,
+    })
 }
 
 /// How often another port number is tried when the one the system gave for the first address is
@@ -137,17 +159,33 @@ mod tests {
 
     #[test]
     fn a_card_survives_encoding() {
-        let addresses = [
-            "10.0.0.1:7".parse().unwrap(),
-            "[fd00::1]:7".parse().unwrap(),
-        ];
-        assert_eq!(parse_card(&card(&addresses)).unwrap(), addresses);
+        for encrypted in [false, true] {
+            let listening = Listening {
+                addresses: vec![
+                    "10.0.0.1:7".parse().unwrap(),
+                    "[fd00::1]:7".parse().unwrap(),
+                ],
+                encrypted,
+            };
+            assert_eq!(parse_card(&card(&listening)).unwrap(), listening);
+        }
     }
 
     #[test]
     fn foreign_empty_and_broken_cards_are_refused() {
-        assert_eq!(parse_card(&card(&[])), None);
-        let mut broken = card(&["10.0.0.1:7".parse().unwrap()]);
+        let mut listening = Listening {
+            addresses: Vec::new(),
+            encrypted: false,
+        };
+        assert_eq!(parse_card(&card(&listening)), None);
+        listening.addresses.push("10.0.0.1:7".parse().unwrap());
+        let good = card(&listening);
+        for more in [&[0][..], &[2], &[1, 1]] {
+            let mut longer = good.clone();
+            longer.bytes.extend(more);
+            assert_eq!(parse_card(&longer), None);
+        }
+        let mut broken = good;
         broken.bytes[0] = 200;
         assert_eq!(parse_card(&broken), None);
         let foreign = Card {

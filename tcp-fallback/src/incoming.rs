@@ -8,9 +8,9 @@ use meander_core::Slice;
 use meander_core::transport::{FrameSink, LinkError, Place};
 use meander_core::wire::{AppHeader, FrameHeader, HEADER_BYTES, Violation};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
 
 use crate::limits;
+use crate::wire::{Read, Wire};
 
 /// The receiving half of a link.
 pub(crate) struct Incoming {
@@ -37,16 +37,6 @@ enum Expect {
     },
 }
 
-/// What one read gave.
-pub(crate) enum Read {
-    /// So many bytes, and perhaps more are waiting.
-    Some(usize),
-    /// So many bytes, and the socket was empty then.
-    Last(usize),
-    /// None; the socket is empty.
-    None,
-}
-
 impl Incoming {
     pub(crate) fn new() -> Incoming {
         let buffer = vec![0; limits::QUIET_RECEIVE_BYTES].into_boxed_slice();
@@ -59,41 +49,28 @@ impl Incoming {
         }
     }
 
-    /// Reads once from the socket and hands over the frames that are complete.
+    /// Reads once and hands over the frames that are complete.
     pub(crate) fn receive<S: FrameSink>(
         &mut self,
         link: LinkId,
+        wire: &mut Wire,
         socket: BorrowedFd<'_>,
         sink: &mut S,
     ) -> Result<Read, LinkError> {
-        let (count, asked) = match self.read(socket, sink) {
-            Ok((0, _)) => return Err(LinkError::Closed),
-            Ok(counts) => counts,
-            Err(Errno::AGAIN) => return Ok(Read::None),
-            Err(Errno::INTR) => return Ok(Read::Some(0)),
-            Err(Errno::CONNRESET | Errno::PIPE) => return Err(LinkError::Closed),
-            Err(errno) => {
-                return Err(LinkError::Io {
-                    operation: "read",
-                    source: errno.into(),
-                });
-            }
-        };
-        self.hand_over(link, sink)?;
-        Ok(if count < asked {
-            Read::Last(count)
-        } else {
-            Read::Some(count)
-        })
+        let read = self.read(wire, socket, sink)?;
+        if let Read::Some(_) | Read::Last(_) = read {
+            self.hand_over(link, sink)?;
+        }
+        Ok(read)
     }
 
-    /// Reads into the place of a large body that has one, else into the buffer. Returns bytes read and
-    /// bytes asked for.
+    /// Reads into the place of a large body that has one, else into the buffer.
     fn read<S: FrameSink>(
         &mut self,
+        wire: &mut Wire,
         socket: BorrowedFd<'_>,
         sink: &mut S,
-    ) -> Result<(usize, usize), Errno> {
+    ) -> Result<Read, LinkError> {
         if let Expect::Into { slice, done, .. } = &mut self.expect
             && slice.len - *done as u64 >= limits::DIRECT_BYTES
         {
@@ -104,19 +81,19 @@ impl Incoming {
                 IoSliceMut::new(place),
                 IoSliceMut::new(&mut self.buffer[..ahead]),
             ];
-            let count = rustix::io::readv(socket, &mut parts)?;
-            *done += count.min(missing);
-            (self.start, self.end) = (0, count.saturating_sub(missing));
-            return Ok((count, missing + ahead));
+            let read = wire.read(socket, &mut parts)?;
+            *done += read.bytes().min(missing);
+            (self.start, self.end) = (0, read.bytes().saturating_sub(missing));
+            return Ok(read);
         }
         self.make_room();
         let until = self.buffer.len().min(self.end + limits::READ_BYTES);
         let room = &mut self.buffer[self.end..until];
         let asked = room.len();
-        let (count, _) = recv(socket, room, RecvFlags::DONTWAIT)?;
-        self.filled |= count == asked;
-        self.end += count;
-        Ok((count, asked))
+        let read = wire.read(socket, &mut [IoSliceMut::new(room)])?;
+        self.filled |= read.bytes() == asked;
+        self.end += read.bytes();
+        Ok(read)
     }
 
     /// Moves what is left to the front when what is expected would not fit behind it, into a larger
@@ -195,11 +172,7 @@ impl Incoming {
                 slice,
                 done,
             } => {
-                let fault = |errno: Errno| LinkError::Io {
-                    operation: "receive into its place",
-                    source: errno.into(),
-                };
-                let place = place(sink, *slice).map_err(fault)?.split_at_mut(*done).1;
+                let place = place(sink, *slice)?.split_at_mut(*done).1;
                 let count = place.len().min(arrived.len());
                 place[..count].copy_from_slice(&arrived[..count]);
                 let complete = count == place.len();
@@ -217,11 +190,14 @@ impl Incoming {
 
 /// The place of a body; one that is not as long as was said is a fault of this side, and breaks the
 /// link rather than the process.
-fn place<S: FrameSink>(sink: &mut S, slice: Slice) -> Result<&mut [u8], Errno> {
+fn place<S: FrameSink>(sink: &mut S, slice: Slice) -> Result<&mut [u8], LinkError> {
     let place = sink.write(slice);
     if place.len() as u64 == slice.len {
         Ok(place)
     } else {
-        Err(Errno::FAULT)
+        Err(LinkError::Io {
+            operation: "receive into its place",
+            source: Errno::FAULT.into(),
+        })
     }
 }

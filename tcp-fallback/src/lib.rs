@@ -7,6 +7,8 @@
 //! vectored writes; receiving hands small frames over from a buffer of the link and reads large
 //! bodies straight into their place.
 //!
+//! Links may be encrypted, all of a port or none ([`TcpTransport::open_encrypted`]).
+//!
 //! Everything is non-blocking. A thread that wants to sleep until something happens polls
 //! [`TcpTransport::readiness`], without holding whatever lock guards the transport.
 #![forbid(unsafe_code)]
@@ -17,10 +19,13 @@ pub mod feed;
 mod incoming;
 mod link;
 mod outgoing;
+mod sealed;
 mod socket;
 mod transport;
+mod wire;
 
 pub use address::BindError;
+pub use sealed::Psk;
 pub use transport::TcpTransport;
 
 /// The bounds of this transport.
@@ -45,6 +50,16 @@ pub mod limits {
     pub const SEND_QUEUE_FRAMES: usize = 256;
     /// Bytes a link takes before it says that it is full.
     pub const SEND_QUEUE_BYTES: usize = 1 << 20;
+    /// Bytes in one record of an encrypted link.
+    pub const RECORD_BYTES: usize = 32 * 1024;
+    /// Bytes in the first one: the peer has yet to show by it that it knows the key.
+    pub const FIRST_RECORD_BYTES: usize = 16 * 1024;
+    /// Bytes sealed at once, give or take a record, before they go to the socket.
+    pub const SEALED_AT_ONCE_BYTES: usize = 2 * RECORD_BYTES;
+    /// Bytes of a busy encrypted link's buffer of what is still sealed: four records.
+    pub const SEALED_RECEIVE_BYTES: usize = 4 * (RECORD_BYTES + 18);
+    /// Bytes from which on a piece is sealed straight from where it is; smaller ones are gathered.
+    pub const STRAIGHT_BYTES: usize = 4 * 1024;
     /// Bytes up to which what is written at once is copied together.
     pub const COPY_BYTES: usize = 512;
     /// Parts of one vectored write.

@@ -10,11 +10,13 @@ use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use crate::incoming::Incoming;
 use crate::limits;
 use crate::outgoing::Outgoing;
+use crate::wire::Wire;
 
 /// One connection, or the attempt at one.
 pub(crate) struct Link {
     pub(crate) socket: OwnedFd,
     pub(crate) state: State,
+    pub(crate) wire: Wire,
     pub(crate) incoming: Incoming,
     pub(crate) outgoing: Outgoing,
     /// The socket may have bytes to read.
@@ -37,10 +39,11 @@ pub(crate) enum State {
 }
 
 impl Link {
-    pub(crate) fn new(socket: OwnedFd, state: State) -> Link {
+    pub(crate) fn new(socket: OwnedFd, state: State, wire: Wire) -> Link {
         Link {
             socket,
             state,
+            wire,
             incoming: Incoming::new(),
             outgoing: Outgoing::default(),
             readable: false,
@@ -52,6 +55,11 @@ impl Link {
 
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open)
+    }
+
+    /// Whether nothing waits to be written.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.outgoing.is_empty() && self.wire.is_empty()
     }
 
     pub(crate) fn is_dialling(&self) -> bool {

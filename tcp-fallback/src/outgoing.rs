@@ -9,9 +9,9 @@ use meander_core::limits::APP_HEADER_BYTES;
 use meander_core::transport::{Body, Frame, Memory, SendError};
 use meander_core::wire::HEADER_BYTES;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 
 use crate::limits;
+use crate::wire::Wire;
 
 /// The frames a link has taken and not yet put on the wire, in order.
 #[derive(Default)]
@@ -69,34 +69,22 @@ impl Outgoing {
     /// Writes until all is sent or the socket takes no more. Returns whether all is sent.
     pub(crate) fn write(
         &mut self,
+        wire: &mut Wire,
         socket: BorrowedFd<'_>,
         memory: &dyn Memory,
     ) -> Result<bool, Errno> {
         while !self.frames.is_empty() {
-            match self.write_some(socket, memory) {
+            let taken = self
+                .parts(memory)
+                .and_then(|parts| wire.write(socket, &parts));
+            match taken {
                 Ok(count) => self.advance(count),
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        Ok(true)
-    }
-
-    /// Writes once.
-    fn write_some(&self, socket: BorrowedFd<'_>, memory: &dyn Memory) -> Result<usize, Errno> {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let parts = self.parts(memory)?;
-        let bytes: usize = parts.iter().map(|part| part.len()).sum();
-        if bytes > limits::COPY_BYTES {
-            return sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), flags);
-        }
-        // Copying a little is cheaper than having the system gather it.
-        let mut whole = ArrayVec::<u8, { limits::COPY_BYTES }>::new();
-        for part in &parts {
-            whole.try_extend_from_slice(part).expect("all of them fit");
-        }
-        send(socket, &whole, flags)
+        wire.flush(socket)
     }
 
     /// What comes next, as the parts of one vectored write.

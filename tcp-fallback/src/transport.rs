@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,9 +15,10 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use slotmap::{Key, KeyData, SlotMap, new_key_type};
 
-use crate::address::{self, BindError};
-use crate::incoming::Read;
+use crate::address::{self, BindError, Listening};
 use crate::link::{self, Link, State};
+use crate::sealed::{self, Psk, Sealed};
+use crate::wire::{Read, Wire};
 use crate::{limits, socket};
 
 new_key_type! {
@@ -29,6 +30,8 @@ pub struct TcpTransport {
     epoll: Arc<OwnedFd>,
     listeners: Vec<Listener>,
     card: Card,
+    /// All links are encrypted, with this.
+    psk: Option<Psk>,
     links: SlotMap<LinkKey, Link>,
     /// Links whose sockets may have bytes to read.
     readable: Vec<LinkKey>,
@@ -55,6 +58,15 @@ impl TcpTransport {
     /// Listens on `bind`; where it is empty, on every address of the node but loopback, and on
     /// loopback where there is no other.
     pub fn open(bind: &[IpAddr]) -> Result<TcpTransport, BindError> {
+        TcpTransport::open_with(bind, None)
+    }
+
+    /// The same, with links that are encrypted, every one. `[R54]`
+    pub fn open_encrypted(bind: &[IpAddr], psk: Psk) -> Result<TcpTransport, BindError> {
+        TcpTransport::open_with(bind, Some(psk))
+    }
+
+    fn open_with(bind: &[IpAddr], psk: Option<Psk>) -> Result<TcpTransport, BindError> {
         let failed = |operation| {
             move |errno: Errno| BindError::Io {
                 operation,
@@ -84,7 +96,11 @@ impl TcpTransport {
         Ok(TcpTransport {
             epoll: Arc::new(epoll),
             listeners,
-            card: address::card(&addresses),
+            card: address::card(&Listening {
+                addresses,
+                encrypted: psk.is_some(),
+            }),
+            psk,
             links: SlotMap::with_key(),
             readable: Vec::new(),
             dialling: 0,
@@ -128,7 +144,12 @@ impl TcpTransport {
     /// Watches a new socket; edge-triggered, so that busy links need no further calls.
     fn insert(&mut self, socket: OwnedFd, state: State) -> Result<LinkId, LinkError> {
         let dialling = matches!(state, State::Dialling { .. });
-        let key = self.links.insert(Link::new(socket, state));
+        let wire = match &self.psk {
+            None => Wire::Plain,
+            Some(psk) if dialling => Wire::Sealed(Box::new(Sealed::dialler(psk))),
+            Some(psk) => Wire::Sealed(Box::new(Sealed::acceptor(psk))),
+        };
+        let key = self.links.insert(Link::new(socket, state, wire));
         if let Err(errno) = watch(&self.epoll, &self.links[key].socket, key) {
             self.links.remove(key);
             return Err(LinkError::Io {
@@ -221,7 +242,7 @@ impl TcpTransport {
         }
         link.writable |= flags.contains(epoll::EventFlags::OUT);
         link.hung_up |= flags.intersects(ended);
-        if link.writable && !link.outgoing.is_empty() {
+        if link.writable && !link.is_quiet() {
             // The port flushes when it is told; it alone knows the memory.
             self.happened.push_back(LinkEvent::Writable(id(key)));
         }
@@ -238,6 +259,8 @@ impl TcpTransport {
         match socket::connected(&link.socket) {
             Ok(()) => {
                 link.state = State::Open;
+                // The first message of an encrypted link; that it fails is told by the socket.
+                let _ = link.wire.flush(link.socket.as_fd());
                 self.dialling -= 1;
                 self.happened.push_back(LinkEvent::Connected(id(key)));
                 // Bytes may have come together with the connection; the edge has passed.
@@ -303,7 +326,13 @@ impl TcpTransport {
         if !link.is_open() || !link.writable {
             return;
         }
-        match link.outgoing.write(link.socket.as_fd(), memory) {
+        let Link {
+            outgoing,
+            wire,
+            socket,
+            ..
+        } = link;
+        match outgoing.write(wire, socket.as_fd(), memory) {
             Ok(all) => {
                 link.writable = all;
                 if link.outgoing.has_room_again() {
@@ -339,8 +368,14 @@ impl Transport for TcpTransport {
     }
 
     fn dial(&mut self, card: &Card) -> Result<LinkId, LinkError> {
-        let mut rest: VecDeque<SocketAddr> =
-            address::parse_card(card).ok_or(LinkError::BadCard)?.into();
+        let there = address::parse_card(card).ok_or(LinkError::BadCard)?;
+        if there.encrypted != self.psk.is_some() {
+            return Err(LinkError::Differs(match there.encrypted {
+                true => sealed::UNLIKE_OURS,
+                false => sealed::UNLIKE_THEIRS,
+            }));
+        }
+        let mut rest = VecDeque::from(there.addresses);
         let mut failure = Errno::ADDRNOTAVAIL;
         while let Some(address) = rest.pop_front() {
             match socket::connect(address) {
@@ -420,7 +455,19 @@ impl Transport for TcpTransport {
         };
         let mut received = 0;
         while received < limits::RECEIVE_BURST_BYTES {
-            match link.incoming.receive(id(key), link.socket.as_fd(), sink)? {
+            let Link {
+                incoming,
+                wire,
+                socket,
+                ..
+            } = link;
+            let read = incoming.receive(id(key), wire, socket.as_fd(), sink)?;
+            if wire.has_opened() {
+                // What was taken before could not be written.
+                link.writable = true;
+                self.happened.push_back(LinkEvent::Writable(id(key)));
+            }
+            match read {
                 Read::Last(_) if !link.hung_up => {
                     link.readable = false;
                     self.busy = Some(key);

@@ -151,6 +151,11 @@ impl Port {
         self.lasting.id
     }
 
+    /// A key for another purpose that every port of its job makes alike, and nobody else can.
+    pub fn derive_key(&self, label: &str) -> Key {
+        self.lasting.key.derive(label)
+    }
+
     /// The epoch it is, or last was, attached with.
     pub fn epoch(&self) -> Epoch {
         self.lasting.epoch

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use meander::{Config, Key, Limits, NodeName, PortId, TransportKind};
+use meander::{Config, Key, Limits, NodeName, PortId, TcpConfig, TransportKind};
 use meander_core::directory::Entry;
 use meander_core::moves::Trouble;
 use meander_core::{MoveId, Time};
@@ -97,6 +97,8 @@ fn port_config(cluster: &Cluster, node: &NodeName, key: Key) -> Result<Config, E
     // Agents talk over TCP: their ports come and go with each move.
     config.transports = Some(vec![TransportKind::Tcp]);
     config.tcp.bind = vec![address_of(cluster, node)?];
+    config.tcp.encryption = TcpConfig::encryption_from_env()
+        .map_err(Error::stream("setting up the streams of a move"))?;
     Ok(config)
 }
 

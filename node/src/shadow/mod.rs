@@ -40,7 +40,12 @@ pub struct Config {
 /// The variable that holds a shadow's [`Config`]; only its owner and root can read it.
 const VARIABLE: &str = "MEANDER_SHADOW";
 /// Variables that a shadow gets from the process that makes it.
-const PASSED_ON: [&str; 3] = ["PATH", "MEANDER_RUN_DIR", "MEANDER_TCP_ADDR"];
+const PASSED_ON: [&str; 4] = [
+    "PATH",
+    "MEANDER_RUN_DIR",
+    "MEANDER_TCP_ADDR",
+    "MEANDER_TCP_ENCRYPTION",
+];
 /// Exit code of a shadow that lost its relay, as of a program that can't go on.
 const LOST: i32 = 255;
 

@@ -15,6 +15,7 @@ use meander_core::port::{self, Effect, Message, PortError};
 use meander_core::transport::{LinkError, LinkEvent, Slice};
 use meander_core::wire::{AppHeader, Violation};
 use meander_core::{BufferId, Card, Epoch, LinkId, Location, NodeName, PortId, Time};
+use meander_tcp::Psk;
 
 use crate::Error;
 use crate::handler::{SendId, StreamKey};
@@ -39,8 +40,8 @@ pub(crate) struct Engine {
     pub asks: bool,
     /// Peers that are dead, and how that is known.
     pub dead: HashMap<PortId, String>,
-    /// Peers that answered and did not prove the key.
-    pub unproved: BTreeSet<PortId>,
+    /// Peers that no link can be had to as they, or whoever answers in their place, are set up; and why.
+    pub unproved: BTreeMap<PortId, &'static str>,
     pub node: NodeName,
     pub message_bytes_max: u64,
     config: TransportConfig,
@@ -57,6 +58,10 @@ pub(crate) struct Engine {
     happened: Vec<LinkEvent>,
 }
 
+/// What the job's key is called where it encrypts TCP links. `[R54]`
+const ENCRYPTION_LABEL: &str = "tcp-encryption";
+/// Why there is no link to a peer that does not prove itself.
+const KEYS_DIFFER: &str = "it does not have this port's key";
 /// Time between two looks at the protocol's deadlines while the port is busy; they are all longer.
 const DEADLINES_EVERY: Duration = Duration::from_millis(1);
 
@@ -88,7 +93,7 @@ impl Engine {
             lookups: BTreeSet::new(),
             asks: false,
             dead: HashMap::new(),
-            unproved: BTreeSet::new(),
+            unproved: BTreeMap::new(),
             node: settings.node,
             message_bytes_max: settings.message_bytes_max,
             config: settings.transports,
@@ -108,7 +113,8 @@ impl Engine {
 
     /// Listens, and puts the port on the fabric.
     pub fn attach(&mut self, epoch: Epoch) -> Result<(), Error> {
-        let transports = Transports::open(&self.config)?;
+        let psk = Psk(self.core.derive_key(ENCRYPTION_LABEL).0);
+        let transports = Transports::open(&self.config, psk)?;
         let location = Location {
             node: self.node.clone(),
             cards: transports.cards(),
@@ -236,7 +242,7 @@ impl Engine {
             && matches!(error, LinkError::Protocol(Violation::Proof))
         {
             tracing::warn!(%peer, "the peer, or whoever answers in its place, has another key");
-            self.unproved.insert(peer);
+            self.unproved.insert(peer, KEYS_DIFFER);
         }
         if let (Some(peer), Some(transports)) = (self.core.peer_of(link), &mut self.transports) {
             transports.failed(now, peer, cards_of(&self.core, peer), link);
@@ -323,6 +329,11 @@ impl Engine {
             }
             Err(error) => {
                 tracing::debug!(%peer, "can't dial: {error}");
+                if let LinkError::Differs(why) = error
+                    && self.unproved.insert(peer, why).is_none()
+                {
+                    tracing::warn!(%peer, "no link to this peer: {why}");
+                }
                 self.core.dial_failed(now, peer);
                 self.plan_better(now, peer);
             }

@@ -17,7 +17,7 @@ use meander_core::transport::{
 };
 use meander_core::wire::{AppHeader, FrameHeader};
 use meander_core::{Card, LinkId, PortId, Time, TransportKind};
-use meander_tcp::TcpTransport;
+use meander_tcp::{Psk, TcpTransport};
 
 use crate::{Error, TcpConfig};
 use choice::Choice;
@@ -53,12 +53,18 @@ const ALL_EVERY: Duration = Duration::from_micros(20);
 impl Transports {
     /// Opens every transport that is allowed and that works here; one that was asked for by name
     /// must work.
-    pub fn open(config: &TransportConfig) -> Result<Transports, Error> {
+    /// `psk` is for TCP links, where they are to be encrypted.
+    pub fn open(config: &TransportConfig, psk: Psk) -> Result<Transports, Error> {
         let mut members = [const { None }; TAGS];
         let allowed = config.allowed.as_ref();
         let may = |kind| allowed.is_none_or(|kinds| kinds.contains(&kind));
         if may(TransportKind::Tcp) {
-            let tcp = TcpTransport::open(&config.tcp.bind).map_err(Error::Listen)?;
+            let bind = &config.tcp.bind;
+            let tcp = match config.tcp.encryption {
+                true => TcpTransport::open_encrypted(bind, psk),
+                false => TcpTransport::open(bind),
+            };
+            let tcp = tcp.map_err(Error::Listen)?;
             members[tag(TransportKind::Tcp)] = Some(Member::Tcp(tcp));
         }
         let mut best_first: Vec<usize> = (0..TAGS).filter(|&it| members[it].is_some()).collect();

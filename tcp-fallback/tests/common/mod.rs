@@ -1,4 +1,6 @@
 //! Two transports joined by one link, and the memory they work on.
+// Not every test file uses all of it.
+#![allow(dead_code)]
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -96,9 +98,18 @@ pub struct Ends {
 
 impl Ends {
     pub fn connect() -> Ends {
-        let mut left = TcpTransport::open(&LOOPBACK).unwrap();
-        let mut right = TcpTransport::open(&LOOPBACK).unwrap();
-        let left_link = left.dial(&right.card()).unwrap();
+        let open = || TcpTransport::open(&LOOPBACK).unwrap();
+        Ends::join(open(), open())
+    }
+
+    pub fn join(left: TcpTransport, right: TcpTransport) -> Ends {
+        let card = right.card();
+        Ends::join_by(left, right, &card)
+    }
+
+    /// Joined by a link to this card.
+    pub fn join_by(mut left: TcpTransport, mut right: TcpTransport, card: &Card) -> Ends {
+        let left_link = left.dial(card).unwrap();
         let (mut connected, mut accepted) = (Vec::new(), Vec::new());
         until(|| {
             left.poll(Duration::from_millis(1), &mut connected);
@@ -143,7 +154,7 @@ impl Ends {
         );
     }
 
-    fn step(&mut self) {
+    pub fn step(&mut self) {
         self.left.flush(self.left_link, &self.left_store);
         pump(&mut self.left, &mut self.left_store);
         pump(&mut self.right, &mut self.right_store);
