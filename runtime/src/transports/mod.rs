@@ -57,7 +57,9 @@ impl Transports {
     pub fn open(config: &TransportConfig, psk: Psk) -> Result<Transports, Error> {
         let mut members = [const { None }; TAGS];
         let allowed = config.allowed.as_ref();
-        let may = |kind| allowed.is_none_or(|kinds| kinds.contains(&kind));
+        // Whoever has TCP encrypted does not mean to go over the same network in the clear, unless he says so.
+        let in_the_clear = |kind| config.tcp.encryption && kind == TransportKind::Verbs;
+        let may = |kind| allowed.map_or(!in_the_clear(kind), |kinds| kinds.contains(&kind));
         if may(TransportKind::Tcp) {
             let bind = &config.tcp.bind;
             let tcp = match config.tcp.encryption {
