@@ -47,14 +47,20 @@ pub(crate) fn until<F: Fabric>(
     }
 }
 
-/// Makes a `#[test]` of every test of the suite, over a value of type [`Fabric`].
+/// Makes a `#[test]` of every test of the suite, over a value of type [`Fabric`]. Each is given
+/// the attribute after the value, if there is one.
 #[macro_export]
 macro_rules! conformance {
-    (@ $fabric:expr; $($name:ident),*) => {
-        $(#[test] fn $name() { $crate::conformance::tests::$name(&$fabric); })*
+    (@all $attribute:tt $fabric:expr; $($name:ident),*) => {
+        $($crate::conformance!(@test $attribute $fabric; $name);)*
     };
-    ($fabric:expr) => {
-        $crate::conformance!(@ $fabric;
+    (@test [$($attribute:meta)?] $fabric:expr; $name:ident) => {
+        #[test]
+        $(#[$attribute])?
+        fn $name() { $crate::conformance::tests::$name(&$fabric); }
+    };
+    ($fabric:expr $(; $attribute:meta)?) => {
+        $crate::conformance!(@all [$($attribute)?] $fabric;
             frames_arrive_in_order,
             a_full_link_says_so_and_takes_more_later,
             full_is_a_result_and_broken_another,

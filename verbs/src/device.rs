@@ -1,0 +1,185 @@
+//! Which device, port and address to use.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::OpenError;
+use crate::objects::{Context, PortState};
+
+/// What a [`VerbsTransport`](crate::VerbsTransport) uses. The default is the first active port of the
+/// first device that has one, and its RoCE v2 address that is an IPv4 address.
+#[derive(Clone, Debug)]
+pub struct VerbsConfig {
+    /// The device, `mlx5_0` say.
+    pub device: Option<String>,
+    /// Its port, from 1.
+    pub port: Option<u8>,
+    /// The index of the port's address (GID), as `show_gids` or
+    /// `/sys/class/infiniband/DEVICE/ports/PORT/gids` list them.
+    pub gid_index: Option<u8>,
+    /// Largest path MTU in bytes (256 to 4096); the port's own where it is smaller.
+    pub mtu_bytes: Option<u32>,
+    /// Service level, 0 to 15; on Ethernet the priority (PFC class).
+    pub service_level: u8,
+    /// Traffic class; on Ethernet its upper six bits are the DSCP.
+    pub traffic_class: u8,
+    /// 4.096 µs times two to this power is how long an acknowledgement may take before the
+    /// device sends again.
+    pub timeout: u8,
+    /// How often it sends again, at most 7, before the link counts as broken.
+    pub retries: u8,
+    /// Addresses at which peers reach this one's listener; empty for the address of the RDMA port
+    /// itself, or those of the node where that has none.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Default for VerbsConfig {
+    fn default() -> VerbsConfig {
+        VerbsConfig {
+            device: None,
+            port: None,
+            gid_index: None,
+            mtu_bytes: None,
+            service_level: 0,
+            traffic_class: 0,
+            timeout: 14,
+            retries: 7,
+            addresses: Vec::new(),
+        }
+    }
+}
+
+/// What was chosen.
+pub(crate) struct Chosen {
+    pub context: Arc<Context>,
+    pub port: u8,
+    pub state: PortState,
+    pub gid_index: u8,
+    pub gid: [u8; 16],
+    /// As verbs number it.
+    pub mtu: u32,
+}
+
+/// `link_layer` of Ethernet.
+pub(crate) const ETHERNET: u8 = 2;
+
+/// Opens what the configuration asks for.
+pub(crate) fn choose(config: &VerbsConfig) -> Result<Chosen, OpenError> {
+    let present = Context::devices()?;
+    if present.is_empty() {
+        return Err(OpenError::NoDevice);
+    }
+    let wanted = match &config.device {
+        Some(wanted) if !present.contains(wanted) => {
+            return Err(OpenError::NoSuchDevice {
+                wanted: wanted.clone(),
+                present: present.join(", "),
+            });
+        }
+        Some(wanted) => vec![wanted.clone()],
+        None => present,
+    };
+    for device in &wanted {
+        let context = Arc::new(Context::open(device)?);
+        let ports = match config.port {
+            Some(port) => port..=port,
+            None => 1..=context.ports()?,
+        };
+        for port in ports {
+            let state = context.port(port)?;
+            if state.active {
+                let (gid_index, gid) = choose_gid(config, &context, port, &state)?;
+                let asked = config.mtu_bytes.map_or(state.mtu, mtu_number);
+                let mtu = asked.min(state.mtu);
+                return Ok(Chosen {
+                    context,
+                    port,
+                    state,
+                    gid_index,
+                    gid,
+                    mtu,
+                });
+            }
+        }
+    }
+    Err(OpenError::NoActivePort {
+        device: wanted.join(", "),
+    })
+}
+
+/// The bytes of an MTU as verbs number it.
+pub(crate) fn mtu_number(bytes: u32) -> u32 {
+    match bytes {
+        0..512 => 1,
+        512..1024 => 2,
+        1024..2048 => 3,
+        2048..4096 => 4,
+        _ => 5,
+    }
+}
+
+/// An address that is an IPv4 address.
+pub(crate) fn is_ipv4(gid: &[u8; 16]) -> bool {
+    gid[..10] == [0; 10] && gid[10..12] == [0xff; 2]
+}
+
+fn choose_gid(
+    config: &VerbsConfig,
+    context: &Context,
+    port: u8,
+    state: &PortState,
+) -> Result<(u8, [u8; 16]), OpenError> {
+    let found = if let Some(index) = config.gid_index {
+        let gid = context.gid(port, i32::from(index))?;
+        (gid != [0; 16]).then_some((index, gid))
+    } else if state.link_layer == ETHERNET {
+        let entries = (0..=u8::try_from(state.gids - 1).unwrap_or(u8::MAX)).filter_map(|index| {
+            let gid = context.gid(port, i32::from(index)).ok()?;
+            let usable = gid != [0; 16] && is_version_two(context.device(), port, index);
+            usable.then_some((index, gid))
+        });
+        // The IPv4 address first, then any that is valid beyond its link; of equals the first.
+        entries.min_by_key(|(_, gid)| (!is_ipv4(gid), gid[..2] == [0xfe, 0x80]))
+    } else {
+        Some((0, context.gid(port, 0)?))
+    };
+    found.ok_or_else(|| OpenError::NoGid {
+        device: context.device().to_owned(),
+        port,
+        wanted: match config.gid_index {
+            Some(_) => "address at that GID index",
+            None => "RoCE v2 address",
+        },
+    })
+}
+
+/// Whether an entry of a port's table is for RoCE v2. An entry that has no type is none.
+fn is_version_two(device: &str, port: u8, index: u8) -> bool {
+    let kind = Path::new("/sys/class/infiniband")
+        .join(device)
+        .join(format!("ports/{port}/gid_attrs/types/{index}"));
+    fs::read_to_string(kind).is_ok_and(|kind| kind.trim() == "RoCE v2")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_mtu_is_rounded_down_to_one_that_there_is() {
+        let numbers = [256, 511, 512, 1024, 1500, 2048, 4096, 9000].map(mtu_number);
+        assert_eq!(numbers, [1, 1, 2, 3, 3, 4, 5, 5]);
+    }
+
+    #[test]
+    fn an_ipv4_address_is_known() {
+        let mut gid = [0; 16];
+        assert!(!is_ipv4(&gid));
+        gid[10..].copy_from_slice(&[0xff, 0xff, 10, 78, 1, 1]);
+        assert!(is_ipv4(&gid));
+        gid[0] = 0xfe;
+        assert!(!is_ipv4(&gid));
+    }
+}

@@ -1,0 +1,27 @@
+//! What libibverbs makes, as values that hold each other: whoever has one may use it, and nothing is
+//! destroyed while something that needs it is there.
+//!
+//! ```text
+//! Context ◀── Domain ◀── Region ◀── Chunk (memory of our own)
+//!    ▲           ▲◀───── ReceiveQueue ──▶ every chunk that was ever posted to it
+//!    └─ CompletionQueue     ▲
+//!              ▲◀───────── QueuePair ──▶ what its outstanding work requests read from
+//! ```
+//!
+//! Memory that a device reads or writes is never reached by a reference meanwhile: a slot is a token, which
+//! is given away when it is posted and comes back with its completion.
+//!
+//! libibverbs is thread-safe (`man 7 rdma_core`'s providers lock each object), so these values may go
+//! from thread to thread and be shared.
+
+mod completion;
+mod context;
+mod memory;
+mod pair;
+mod receive;
+
+pub(crate) use completion::{Completion, CompletionQueue, Outcome};
+pub(crate) use context::{AsyncEvent, Context, DeviceLimits, Domain, PortState};
+pub(crate) use memory::{Region, SendPool, UserMemory};
+pub(crate) use pair::{Chain, Path, QueuePair, SendRequest};
+pub(crate) use receive::{Arrived, ReceivePool};

@@ -1,0 +1,213 @@
+//! What is in a packet: a prefix, then records (`docs/protocol.md`, section "Verbs").
+
+use meander_core::transport::LinkError;
+use meander_core::wire::Violation;
+use rustc_hash::FxHashMap;
+
+use crate::card::VERSION;
+use crate::limits::PLACES;
+
+/// Bytes of a packet's prefix.
+pub(crate) const PREFIX_BYTES: usize = 8;
+/// Bytes of a place in a record.
+pub(crate) const PLACE_BYTES: usize = 20;
+
+/// The prefix of every packet. `[R61]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Prefix {
+    /// Credits that the sender gives back.
+    pub credits: u16,
+    /// Bytes of records that follow.
+    pub bytes: u32,
+}
+
+impl Prefix {
+    pub fn encode(self) -> [u8; PREFIX_BYTES] {
+        let mut bytes = [0; PREFIX_BYTES];
+        bytes[0] = VERSION;
+        bytes[2..4].copy_from_slice(&self.credits.to_le_bytes());
+        bytes[4..].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes
+    }
+
+    /// The prefix of a packet, and its records.
+    pub fn parse(packet: &[u8]) -> Result<(Prefix, &[u8]), LinkError> {
+        let Some((first, rest)) = packet.split_first_chunk::<PREFIX_BYTES>() else {
+            return Err(Violation::Length(packet.len() as u64).into());
+        };
+        if first[0] != VERSION {
+            return Err(Violation::Version(first[0]).into());
+        }
+        let [_, _, a, b, c, d, e, f] = *first;
+        let prefix = Prefix {
+            credits: u16::from_le_bytes([a, b]),
+            bytes: u32::from_le_bytes([c, d, e, f]),
+        };
+        if rest.len() != prefix.bytes as usize {
+            return Err(Violation::Length(prefix.bytes.into()).into());
+        }
+        Ok((prefix, rest))
+    }
+}
+
+/// What a record is; its first byte. `[R61]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Record {
+    /// A frame.
+    Frame = 0,
+    /// A pull, after the place that its payload belongs to.
+    Pull = 1,
+    /// A data frame without its body, which was written into its place before.
+    Written = 2,
+}
+
+impl Record {
+    pub fn parse(byte: u8) -> Result<Record, LinkError> {
+        match byte {
+            0 => Ok(Record::Frame),
+            1 => Ok(Record::Pull),
+            2 => Ok(Record::Written),
+            other => Err(Violation::Kind(other).into()),
+        }
+    }
+}
+
+/// Which message of which stream a pull and its data are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Message {
+    pub stream: u32,
+    pub seq: u64,
+}
+
+/// A place in the peer's memory, for the payload of a message from `offset` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RemotePlace {
+    pub offset: u64,
+    pub address: u64,
+    pub bytes: u64,
+    pub rkey: u32,
+}
+
+impl RemotePlace {
+    pub fn encode(&self) -> [u8; PLACE_BYTES] {
+        let mut bytes = [0; PLACE_BYTES];
+        bytes[..8].copy_from_slice(&self.address.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes[16..].copy_from_slice(&self.rkey.to_le_bytes());
+        bytes
+    }
+
+    pub fn parse(bytes: &[u8; PLACE_BYTES], offset: u64) -> RemotePlace {
+        let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+        RemotePlace {
+            offset,
+            address: number(0),
+            bytes: number(8),
+            rkey: u32::from_le_bytes(std::array::from_fn(|byte| bytes[16 + byte])),
+        }
+    }
+
+    /// Where payload of the message at `offset` belongs; `None` where that is outside.
+    fn at(&self, offset: u64, bytes: u64) -> Option<u64> {
+        let from = offset.checked_sub(self.offset)?;
+        let fits = from.checked_add(bytes)? <= self.bytes;
+        fits.then(|| self.address.wrapping_add(from))
+    }
+}
+
+/// The places that a peer has named and not yet got all for.
+#[derive(Default)]
+pub(crate) struct RemotePlaces(FxHashMap<Message, RemotePlace>);
+
+impl RemotePlaces {
+    /// The peer has named a place. Past a bound it is not kept: its payload is sent then.
+    pub fn named(&mut self, message: Message, place: RemotePlace) {
+        if self.0.len() < PLACES || self.0.contains_key(&message) {
+            self.0.insert(message, place);
+        }
+    }
+
+    /// Where to write payload, with the key for it.
+    pub fn find(&self, message: Message, offset: u64, bytes: u64) -> Option<(u64, u32)> {
+        let place = self.0.get(&message)?;
+        Some((place.at(offset, bytes)?, place.rkey))
+    }
+
+    /// Payload up to `end` is on its way: a place that has all is forgotten.
+    pub fn sent(&mut self, message: Message, end: u64) {
+        if self
+            .0
+            .get(&message)
+            .is_some_and(|place| end >= place.offset.saturating_add(place.bytes))
+        {
+            self.0.remove(&message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [R61]
+    #[test]
+    fn a_prefix_survives_the_wire_and_lies_are_found() {
+        let prefix = Prefix {
+            credits: 0x1234,
+            bytes: 3,
+        };
+        let mut packet = [&prefix.encode()[..], &[7, 8, 9]].concat();
+        assert_eq!(Prefix::parse(&packet).unwrap(), (prefix, &[7, 8, 9][..]));
+        for wrong in [&packet[..7], &packet[..10], &[&packet[..], &[0]].concat()] {
+            assert!(matches!(
+                Prefix::parse(wrong),
+                Err(LinkError::Protocol(Violation::Length(_)))
+            ));
+        }
+        packet[0] = 9;
+        assert!(matches!(
+            Prefix::parse(&packet),
+            Err(LinkError::Protocol(Violation::Version(9)))
+        ));
+        assert!(Record::parse(3).is_err());
+    }
+
+    #[test]
+    fn a_place_survives_the_wire_and_bounds_what_is_written() {
+        let place = RemotePlace {
+            offset: 100,
+            address: 0x7fff_0000,
+            bytes: 50,
+            rkey: 77,
+        };
+        assert_eq!(RemotePlace::parse(&place.encode(), 100), place);
+        let message = Message { stream: 1, seq: 2 };
+        let mut places = RemotePlaces::default();
+        places.named(message, place);
+        assert_eq!(places.find(message, 100, 50), Some((0x7fff_0000, 77)));
+        assert_eq!(places.find(message, 149, 1), Some((0x7fff_0031, 77)));
+        for (offset, bytes) in [(99, 1), (100, 51), (150, 1), (u64::MAX, 1), (101, u64::MAX)] {
+            assert_eq!(places.find(message, offset, bytes), None);
+        }
+        places.sent(message, 149);
+        assert!(places.find(message, 149, 1).is_some());
+        places.sent(message, 150);
+        assert!(places.find(message, 149, 1).is_none());
+    }
+
+    #[test]
+    fn places_are_bounded() {
+        let place = RemotePlace {
+            offset: 0,
+            address: 0,
+            bytes: 1,
+            rkey: 0,
+        };
+        let mut places = RemotePlaces::default();
+        for seq in 0..2 * PLACES as u64 {
+            places.named(Message { stream: 0, seq }, place);
+        }
+        assert_eq!(places.0.len(), PLACES);
+    }
+}
