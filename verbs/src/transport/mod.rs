@@ -199,6 +199,11 @@ impl VerbsTransport {
         }
     }
 
+    /// What the registration cache has done so far.
+    pub fn registrations(&self) -> crate::registration::Counters {
+        self.registered.counters()
+    }
+
     /// The device in use.
     pub fn device(&self) -> &str {
         self.device.context.device()

@@ -5,38 +5,45 @@ use std::sync::Arc;
 use meander_core::Slice;
 use meander_core::transport::Memory;
 
+use crate::VerbsError;
 use crate::incoming::LocalPlace;
 use crate::limits::PLACE_BYTES_MIN;
 use crate::objects::{Domain, Region, UserMemory};
 use crate::packet::RemotePlace;
+use crate::registration::{Cache, CacheLimits, Counters, Registrar};
 
-/// Registers memory that frames name.
+/// Registers memory that frames name, and keeps it registered for the next frames.
 pub(super) struct Registered {
-    memory: UserMemory,
-    /// Payloads that could not be registered.
-    pub failures: u64,
+    cache: Cache<UserMemory>,
+    /// It was said that memory can't be registered.
+    warned: bool,
+}
+
+impl Registrar for UserMemory {
+    type Region = Region;
+    type Error = VerbsError;
+
+    fn register(&self, address: usize, bytes: usize) -> Result<Region, VerbsError> {
+        UserMemory::register(self, address, bytes)
+    }
 }
 
 impl Registered {
     pub fn new(domain: &Arc<Domain>) -> Registered {
         Registered {
-            memory: UserMemory::new(domain),
-            failures: 0,
+            cache: Cache::open(UserMemory::new(domain), CacheLimits::from_env()),
+            warned: false,
         }
     }
 
     /// A region that has this memory; `None` where it can't be registered (locked memory is limited).
     pub fn region(&mut self, address: usize, bytes: usize) -> Option<Arc<Region>> {
-        match self.memory.register(address, bytes) {
-            Ok(region) => Some(Arc::new(region)),
-            Err(error) => {
-                if self.failures == 0 {
-                    tracing::warn!("{error}: payload is copied instead; is `ulimit -l` unlimited?");
-                }
-                self.failures += 1;
-                None
+        let failed = |error: &VerbsError| {
+            if !std::mem::replace(&mut self.warned, true) {
+                tracing::warn!("{error}: payload is copied instead; is `ulimit -l` unlimited?");
             }
-        }
+        };
+        self.cache.get(address, bytes).inspect_err(failed).ok()
     }
 
     /// The place of a pull's payload, where it pays to have it written there.
@@ -55,6 +62,10 @@ impl Registered {
             address,
             region,
         })
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.cache.counters()
     }
 }
 
