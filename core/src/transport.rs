@@ -68,6 +68,10 @@ pub enum LinkError {
     /// The card is not one that this transport can dial.
     #[error("the card is malformed")]
     BadCard,
+    /// The card leads nowhere from this node, or for this user, and will not as long as it is the
+    /// same.
+    #[error("the peer can't be reached from here")]
+    NotHere,
 }
 
 /// Why a frame was not taken.
