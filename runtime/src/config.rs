@@ -1,8 +1,11 @@
 //! What a port is opened with.
 
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use meander_core::{Key, Limits, NodeName, TransportKind};
+
+use meander_verbs::VerbsConfig;
 
 use crate::Error;
 
@@ -19,6 +22,8 @@ pub struct Config {
     pub transports: Option<Vec<TransportKind>>,
     /// The TCP transport.
     pub tcp: TcpConfig,
+    /// The transport over InfiniBand and RoCE.
+    pub verbs: VerbsConfig,
     /// Longest message that [`crate::Stream::recv`] takes, in bytes; a longer one is declined.
     pub message_bytes_max: u64,
 }
@@ -43,13 +48,16 @@ impl Config {
             node: NodeName::default(),
             transports: None,
             tcp: TcpConfig::default(),
+            verbs: VerbsConfig::default(),
             message_bytes_max: 1 << 30,
         }
     }
 
     /// The defaults, with this key and what the environment says: `MEANDER_TRANSPORT`, names of
     /// transports separated by commas, is what to use; `MEANDER_TCP_ADDR`, IP addresses separated by commas,
-    /// is where to listen; `MEANDER_TCP_ENCRYPTION`, `on` or `off`, is whether TCP links are encrypted.
+    /// is where to listen; `MEANDER_TCP_ENCRYPTION`, `on` or `off`, is whether TCP links are encrypted;
+    /// `MEANDER_VERBS_DEVICE`, `_PORT`, `_GID_INDEX`, `_MTU`, `_SERVICE_LEVEL` and `_TRAFFIC_CLASS` are the
+    /// fields of [`VerbsConfig`] of these names.
     pub fn from_env(key: Key) -> Result<Config, Error> {
         let mut config = Config::new(key);
         if let Ok(text) = std::env::var("MEANDER_TRANSPORT") {
@@ -64,6 +72,7 @@ impl Config {
                 .collect::<Result<_, _>>()?;
         }
         config.tcp.encryption = TcpConfig::encryption_from_env()?;
+        config.verbs = verbs_from_env()?;
         Ok(config)
     }
 }
@@ -80,6 +89,34 @@ impl TcpConfig {
     }
 }
 
+fn verbs_from_env() -> Result<VerbsConfig, Error> {
+    let default = VerbsConfig::default();
+    Ok(VerbsConfig {
+        device: std::env::var("MEANDER_VERBS_DEVICE").ok(),
+        port: number("MEANDER_VERBS_PORT", "the number of a port, from 1")?,
+        gid_index: number("MEANDER_VERBS_GID_INDEX", "the index of a GID, from 0")?,
+        mtu_bytes: number("MEANDER_VERBS_MTU", "a number of bytes, 256 to 4096")?,
+        service_level: number("MEANDER_VERBS_SERVICE_LEVEL", "a number from 0 to 15")?
+            .unwrap_or(default.service_level),
+        traffic_class: number("MEANDER_VERBS_TRAFFIC_CLASS", "a number from 0 to 255")?
+            .unwrap_or(default.traffic_class),
+        ..default
+    })
+}
+
+/// The number that a variable says, if it says anything.
+fn number<T: FromStr>(variable: &'static str, wanted: &'static str) -> Result<Option<T>, Error> {
+    let Ok(value) = std::env::var(variable) else {
+        return Ok(None);
+    };
+    let parsed = value.trim().parse();
+    parsed.map(Some).map_err(|_| Error::BadVariable {
+        variable,
+        value,
+        wanted,
+    })
+}
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(',')
         .map(str::trim)
@@ -90,6 +127,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 fn transport_named(name: &str) -> Option<TransportKind> {
     match name {
         "tcp" => Some(TransportKind::Tcp),
+        "verbs" => Some(TransportKind::Verbs),
         _ => None,
     }
 }

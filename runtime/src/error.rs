@@ -95,12 +95,25 @@ pub enum Error {
     /// The bytes given to [`crate::Port::attach`] are not a suspended port of this version.
     #[error("not a suspended port, or one of another version")]
     BadValue,
+    /// Verbs were asked for by name, and there are none here.
+    #[error("verbs: {0}")]
+    Verbs(meander_verbs::OpenError),
     /// `Config::transports` allows none that works here.
     #[error("no transport is allowed that this build has; leave MEANDER_TRANSPORT unset for all")]
     NoTransport,
     /// A word of `MEANDER_TRANSPORT` is not the name of a transport.
-    #[error("MEANDER_TRANSPORT: there is no transport `{0}`; there is: tcp")]
+    #[error("MEANDER_TRANSPORT: there is no transport `{0}`; there are: tcp, verbs")]
     BadTransport(String),
+    /// A variable `MEANDER_VERBS_...` is not what it should be.
+    #[error("{variable}: `{value}` is not {wanted}")]
+    BadVariable {
+        /// The variable.
+        variable: &'static str,
+        /// What it says.
+        value: String,
+        /// What it should say.
+        wanted: &'static str,
+    },
     /// A word of `MEANDER_TCP_ADDR` is not an IP address.
     #[error("MEANDER_TCP_ADDR: `{0}` is not an IP address")]
     BadAddress(String),

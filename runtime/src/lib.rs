@@ -42,5 +42,6 @@ pub use meander_core::{
     Contact, Epoch, JobId, Key, Limits, Location, NodeName, PortId, Seq, StreamId, StreamKind,
     TransportKind,
 };
+pub use meander_verbs::VerbsConfig;
 pub use port::Port;
 pub use stream::Stream;

@@ -226,6 +226,7 @@ pub(crate) fn settings(config: &Config) -> Settings {
         transports: TransportConfig {
             allowed: config.transports.clone(),
             tcp: config.tcp.clone(),
+            verbs: config.verbs.clone(),
         },
         message_bytes_max: config.message_bytes_max,
     }

@@ -1,10 +1,12 @@
 //! One transport of several: an enum at the choice, so that the data path has no virtual calls.
 
 use meander_tcp::TcpTransport;
+use meander_verbs::VerbsTransport;
 
 /// A transport that is open.
 pub(super) enum Member {
     Tcp(TcpTransport),
+    Verbs(Box<VerbsTransport>),
 }
 
 /// Does the same with whichever transport it is.
@@ -12,6 +14,7 @@ macro_rules! on_member {
     ($member:expr, $it:ident => $body:expr) => {
         match $member {
             $crate::transports::member::Member::Tcp($it) => $body,
+            $crate::transports::member::Member::Verbs($it) => $body,
         }
     };
 }

@@ -18,6 +18,7 @@ use meander_core::transport::{
 use meander_core::wire::{AppHeader, FrameHeader};
 use meander_core::{Card, LinkId, PortId, Time, TransportKind};
 use meander_tcp::{Psk, TcpTransport};
+use meander_verbs::{VerbsConfig, VerbsTransport};
 
 use crate::{Error, TcpConfig};
 use choice::Choice;
@@ -28,6 +29,7 @@ pub(crate) struct TransportConfig {
     /// These, and each must work; or every one that does.
     pub allowed: Option<Vec<TransportKind>>,
     pub tcp: TcpConfig,
+    pub verbs: VerbsConfig,
 }
 
 /// See the module.
@@ -68,6 +70,15 @@ impl Transports {
             };
             let tcp = tcp.map_err(Error::Listen)?;
             members[tag(TransportKind::Tcp)] = Some(Member::Tcp(tcp));
+        }
+        if may(TransportKind::Verbs) {
+            match VerbsTransport::open(&config.verbs) {
+                Ok(verbs) => {
+                    members[tag(TransportKind::Verbs)] = Some(Member::Verbs(Box::new(verbs)));
+                }
+                Err(error) if allowed.is_some() => return Err(Error::Verbs(error)),
+                Err(error) => tracing::debug!("no verbs here: {error}"),
+            }
         }
         let mut best_first: Vec<usize> = (0..TAGS).filter(|&it| members[it].is_some()).collect();
         if best_first.is_empty() {
