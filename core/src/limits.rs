@@ -57,8 +57,8 @@ pub struct Limits {
     /// Eager payload a stream may have in flight or unread at its peer; beyond it a message
     /// degrades to an envelope and its payload waits at the sender.
     pub window_bytes: u64,
-    /// Payload copied into the port that is not yet acknowledged or pulled. Past it a send's
-    /// memory stays the caller's until the peer has it.
+    /// Payload copied into the port that is not yet acknowledged or pulled, in bytes. Past it a send's
+    /// memory stays the caller's until the peer has it. `[R56]`
     pub retained_bytes: u64,
     /// How long a peer may be unreachable before it is reported dead.
     pub peer_timeout: Duration,

@@ -40,6 +40,10 @@ faults! {
     CompleteTooEarly,
     /// The original goes on although the move is committed.
     ResumeAfterCommit,
+    /// What is copied is not counted. `[R56]`
+    ForgetToCountCopies,
+    /// What was copied and has arrived counts on. `[R56]`
+    ForgetToUncountCopies,
     /// Nothing goes out, not even control, while a window is full. `[R13]`
     BlockWhenWindowIsFull,
     /// The window is not looked at. `[R13]`

@@ -162,6 +162,7 @@ impl End {
                 let message = Message {
                     app: AppHeader::new(),
                     body,
+                    copied: !synchronous,
                     synchronous,
                 };
                 self.port.send(Time(0), at, message).expect("it is open");

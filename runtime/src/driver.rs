@@ -47,11 +47,12 @@ impl Port {
         let mut state = self.shared().enter()?;
         let synchronous = mode == SendMode::Synchronous;
         let engine = &mut state.engine;
+        let copied = matches!(body, Outgoing::Bytes(_));
         let (body, posted) = match body {
             Outgoing::Bytes([]) if !synchronous => (None, Posted::Complete),
             Outgoing::Bytes(bytes) => {
-                let retained = engine.buffers.retained_bytes() + bytes.len() as u64;
-                if retained > engine.core.limits().retained_bytes {
+                // Asked beforehand, so that nothing is copied in vain.
+                if !engine.core.takes_copy(bytes.len() as u64) {
                     return Err(Error::Full);
                 }
                 let notify = synchronous.then(|| engine.next_send_id());
@@ -73,7 +74,7 @@ impl Port {
                 (Some((buffer, len)), Posted::Pending(id))
             }
         };
-        if let Err(error) = engine.send(to, app, body, synchronous) {
+        if let Err(error) = engine.send(to, app, body, copied, synchronous) {
             if let Some((buffer, _)) = body {
                 engine.buffers.remove(buffer);
             }

@@ -139,6 +139,7 @@ impl From<PortError> for Error {
                 why: cause.to_string(),
             },
             PortError::TooManyStreams => Error::TooManyStreams,
+            PortError::Full => Error::Full,
             PortError::UnknownStream(_)
             | PortError::Rejected
             | PortError::Unanswered

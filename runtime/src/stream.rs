@@ -162,8 +162,9 @@ impl Stream {
                     why: why.clone(),
                 }));
             }
-            let retained = state.engine.buffers.retained_bytes();
-            let full = retained > 0 && retained + len > state.engine.core.limits().retained_bytes;
+            // What never fits goes alone, as memory that its sender has parted with.
+            let core = &state.engine.core;
+            let full = core.retained_bytes() > 0 && !core.takes_copy(len);
             match state.engine.ends.ends.get(&key) {
                 None => return Some(Err(Error::Finished)),
                 Some(end) if end.finished => return Some(Err(Error::Finished)),
@@ -215,7 +216,7 @@ fn send_now(state: &mut Guard<'_>, to: StreamKey, bytes: Vec<u8>) -> Result<(), 
     let len = bytes.len() as u64;
     let engine = &mut state.engine;
     if len == 0 {
-        return Ok(engine.send(to, AppHeader::new(), None, false)?);
+        return Ok(engine.send(to, AppHeader::new(), None, false, false)?);
     }
     let retained = Retained {
         bytes,
@@ -223,7 +224,8 @@ fn send_now(state: &mut Guard<'_>, to: StreamKey, bytes: Vec<u8>) -> Result<(), 
         notify: None,
     };
     let buffer = engine.buffers.insert(Buffer::Retained(retained));
-    if let Err(error) = engine.send(to, AppHeader::new(), Some((buffer, len)), false) {
+    let copied = engine.core.takes_copy(len);
+    if let Err(error) = engine.send(to, AppHeader::new(), Some((buffer, len)), copied, false) {
         engine.buffers.remove(buffer);
         return Err(error.into());
     }

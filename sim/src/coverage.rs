@@ -37,6 +37,7 @@ pub const REQUIRED: &[&str] = &[
     "crash: mover on the way back",
     "crash: directory after mover",
     "window filled",
+    "no room for a copy",
     "stream of bytes opened",
     "stream of messages opened",
     "stream accepted",

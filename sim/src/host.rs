@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use meander_core::port::{Arrival, Config, Effect, Message, Port, Snapshot, StreamAt};
+use meander_core::port::{Arrival, Config, Effect, Message, Port, PortError, Snapshot, StreamAt};
 use meander_core::transport::{Body, Frame};
 use meander_core::wire::AppHeader;
 use meander_core::wire::Violation::StaleEpoch;
@@ -11,7 +11,7 @@ use meander_core::{
     StreamKind, Time, TransportKind,
 };
 
-use crate::checkers::{Buffers, Checker, Fault, StreamName, payload};
+use crate::checkers::{Buffers, Checker, Copies, Fault, StreamName, payload};
 use crate::coverage::Coverage;
 use crate::network::{Network, Sent, Side, transmit};
 
@@ -23,6 +23,17 @@ struct Announced {
     number: u64,
     len: u64,
 }
+
+/// A message to be sent once the port takes a copy of it.
+#[derive(Clone, Debug)]
+struct Waiting {
+    at: StreamAt,
+    len: u64,
+    synchronous: bool,
+}
+
+/// How many messages of a process wait for that, at most; further ones are lent.
+const WAITING: usize = 8;
 
 /// What of a process is in its image: everything but its links.
 #[derive(Clone, Debug)]
@@ -38,6 +49,10 @@ struct Memory {
     announced: VecDeque<Announced>,
     /// Buffers being pulled into, with what they will hold.
     pulling: BTreeMap<BufferId, (StreamName, u64)>,
+    /// Which of the buffers are copies.
+    copies: Copies,
+    /// Messages for whose copies the port had no room.
+    waiting: VecDeque<Waiting>,
     /// Eager payload that has come and has not been read.
     unread: Vec<(StreamAt, u64)>,
     /// Streams this side opened and has not finished.
@@ -176,7 +191,7 @@ impl Host {
         })
     }
 
-    /// Sends the next message of a stream.
+    /// Sends the next message of a stream, from memory that is lent to the port.
     pub fn send(
         &mut self,
         now: Time,
@@ -185,6 +200,63 @@ impl Host {
         synchronous: bool,
         checker: &mut Checker,
     ) {
+        let _ = self.send_from(now, at, len, false, synchronous, checker);
+    }
+
+    /// Sends it from a copy that the port keeps. If it does not take one, the message waits until it does,
+    /// or is lent: as programs do. Whether the port took it as it was.
+    pub fn send_copy(
+        &mut self,
+        now: Time,
+        at: StreamAt,
+        len: u64,
+        synchronous: bool,
+        checker: &mut Checker,
+    ) -> bool {
+        match self.send_from(now, at, len, true, synchronous, checker) {
+            Err(PortError::Full) => {
+                // What never fits is never waited for.
+                let fits = len <= self.port.limits().retained_bytes;
+                if fits && self.memory.waiting.len() < WAITING {
+                    self.memory.waiting.push_back(Waiting {
+                        at,
+                        len,
+                        synchronous,
+                    });
+                } else {
+                    self.send(now, at, len, synchronous, checker);
+                }
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Sends what waited for room, as far as there is some now.
+    fn send_waiting(&mut self, now: Time, checker: &mut Checker) {
+        while let Some(Waiting {
+            at,
+            len,
+            synchronous,
+        }) = self.memory.waiting.front().cloned()
+        {
+            let sent = self.send_from(now, at, len, true, synchronous, checker);
+            if let Err(PortError::Full) = sent {
+                return;
+            }
+            self.memory.waiting.pop_front();
+        }
+    }
+
+    fn send_from(
+        &mut self,
+        now: Time,
+        at: StreamAt,
+        len: u64,
+        copied: bool,
+        synchronous: bool,
+        checker: &mut Checker,
+    ) -> Result<(), PortError> {
         let name = self.name_out(at);
         let number = if self.zombie {
             u64::MAX
@@ -201,20 +273,26 @@ impl Host {
             offset: 0,
             len,
         });
-        match self.port.send(
-            now,
-            at,
-            Message {
-                app,
-                body,
-                synchronous,
-            },
-        ) {
-            Ok(_) if !self.zombie => checker.sent(name),
-            Ok(_) => {}
-            // Refused by the peer meanwhile, or dead.
-            Err(_) => self.memory.buffers.take_back(buffer),
+        let message = Message {
+            app,
+            body,
+            copied,
+            synchronous,
+        };
+        if let Err(error) = self.port.send(now, at, message) {
+            // Refused by the peer meanwhile, or dead; or there is no room.
+            self.memory.buffers.take_back(buffer);
+            return Err(error);
         }
+        if copied {
+            self.memory.copies.taken(buffer, len);
+            let bound = self.port.limits().retained_bytes;
+            checker.copied(self.rank, &self.memory.copies, bound);
+        }
+        if !self.zombie {
+            checker.sent(name);
+        }
+        Ok(())
     }
 
     /// Ends one of the opened streams.
@@ -274,7 +352,9 @@ impl Host {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.port.is_drained() && self.memory.announced.is_empty() && self.memory.pulling.is_empty()
+        let memory = &self.memory;
+        let done = memory.announced.is_empty() && memory.pulling.is_empty();
+        done && memory.waiting.is_empty() && self.port.is_drained()
     }
 
     /// A frame has come. `false`: its link is to be broken.
@@ -427,6 +507,7 @@ impl Host {
                 Effect::Ask(peer) => requests.push(Request::Ask(peer)),
                 Effect::Sent { buffer } | Effect::Lost { buffer } => {
                     self.memory.pulling.remove(&buffer);
+                    self.memory.copies.given_back(buffer);
                     self.memory.buffers.give_back(buffer, checker);
                 }
                 Effect::Dead { peer, .. } => {
@@ -437,6 +518,9 @@ impl Host {
                 }
                 Effect::Connected(_) => {}
             }
+        }
+        if self.port.is_attached() {
+            self.send_waiting(now, checker);
         }
         let (slot, buffers) = (self.slot, &self.memory.buffers);
         transmit(&mut self.port, |link, frame| {
@@ -456,6 +540,7 @@ impl Host {
         memory.dead.insert(peer);
         memory.announced.retain(|it| it.at.peer != peer);
         memory.unread.retain(|(at, _)| at.peer != peer);
+        memory.waiting.retain(|it| it.at.peer != peer);
         memory.opened.retain(|at| at.peer != peer);
     }
 

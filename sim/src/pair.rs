@@ -54,9 +54,9 @@ impl Pair {
         let limits = Limits {
             eager_bytes: 4096,
             window_bytes: 64 * 1024,
+            retained_bytes: 24 * 1024,
             // Nobody is declared dead: every cut is mended.
             peer_timeout: Duration::from_secs(100_000),
-            ..Limits::default()
         };
         let mut hosts: Vec<Host> = (0..2)
             .map(|rank| Host::new(rank, rank, limits.clone()))
@@ -91,7 +91,10 @@ impl Pair {
                 let len = [dice, dice * 16, 4000 + dice, long][usize::from(operation >> 1) & 3];
                 let synchronous = operation & 128 != 0;
                 if let Some(at) = host.pick(to, dice) {
-                    host.send(now, at, len, synchronous, checker);
+                    match operation >> 5 & 1 {
+                        0 => host.send(now, at, len, synchronous, checker),
+                        _ => drop(host.send_copy(now, at, len, synchronous, checker)),
+                    }
                 }
             }
             4 if attached => {
@@ -306,6 +309,8 @@ mod tests {
             PlantedFault::AnswerBeforeFencing,
             PlantedFault::CompleteTooEarly,
             PlantedFault::IgnoreWindow,
+            PlantedFault::ForgetToCountCopies,
+            PlantedFault::ForgetToUncountCopies,
         ] {
             plant(Some(fault));
             let found = scripts().take(2000).any(|script| {

@@ -176,6 +176,7 @@ impl Star {
         let message = Message {
             app: AppHeader::try_from(&b"hello"[..]).expect("it fits"),
             body: None,
+            copied: false,
             synchronous: false,
         };
         let at = StreamAt { peer, stream };

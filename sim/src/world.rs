@@ -193,9 +193,9 @@ impl World {
         let limits = Limits {
             eager_bytes: 8192,
             window_bytes: 64 * 1024 + self.below(4096),
+            retained_bytes: 32 * 1024 + self.below(4096),
             // Nobody is declared dead for that in these runs: every partition ends.
             peer_timeout: Duration::from_secs(100_000),
-            ..Limits::default()
         };
         self.agents.resize_with(self.nodes, Agent::default);
         for rank in 0..self.ranks {
@@ -334,9 +334,17 @@ impl World {
         self.coverage.hit("window filled");
         let host = &mut self.processes[slot];
         let Some(at) = host.pick(to, 1) else { return };
-        for _ in 0..30 {
-            host.send(self.now, at, 4000, false, &mut self.checker);
+        let mut taken = true;
+        for number in 0..30 {
+            let checker = &mut self.checker;
+            match number % 2 {
+                0 => host.send(self.now, at, 4000, false, checker),
+                _ => taken &= host.send_copy(self.now, at, 4000, false, checker),
+            }
             self.messages += 1;
+        }
+        if !taken {
+            self.coverage.hit("no room for a copy");
         }
     }
 
@@ -351,7 +359,13 @@ impl World {
         let dice = self.below(u64::MAX);
         let host = &mut self.processes[slot];
         if let Some(at) = host.pick(to, dice) {
-            host.send(self.now, at, len, synchronous, &mut self.checker);
+            let checker = &mut self.checker;
+            let copied = dice >> 8 & 1 == 0;
+            if !copied {
+                host.send(self.now, at, len, synchronous, checker);
+            } else if !host.send_copy(self.now, at, len, synchronous, checker) {
+                self.coverage.hit("no room for a copy");
+            }
             self.messages += 1;
         }
     }

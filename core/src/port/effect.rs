@@ -144,6 +144,9 @@ pub enum PortError {
     /// The message is not an envelope that waits to be answered.
     #[error("message {0:?} does not wait to be pulled")]
     NotAnnounced(Seq),
+    /// Back-pressure: the port retains as many copied bytes as it may. Not with memory that is lent.
+    #[error("the port retains as many bytes as it may for now")]
+    Full,
     /// The pair of ports has too many streams.
     #[error(
         "no more than {} streams between two ports",

@@ -34,6 +34,8 @@ impl Port {
             epoch,
             location,
             peers,
+            // The sum of what the streams say.
+            retained_bytes: _,
         } = lasting;
         debug_assert!(effects.is_empty(), "effects are carried out first");
         (id, epoch, location, attached, ready, restless).hash(hasher);

@@ -11,6 +11,7 @@ mod fingerprint;
 mod links;
 mod peer;
 mod receive;
+mod sending;
 mod transmit;
 
 #[cfg(test)]
@@ -24,15 +25,15 @@ use serde::{Deserialize, Serialize};
 pub use effect::{Arrival, DeathCause, Effect, PortError, StreamAt};
 use links::Link;
 use peer::Peer;
+pub use sending::Message;
 
 use crate::ids::{BufferId, Epoch, LinkId, PortId, Seq, StreamId};
 use crate::key::Key;
 use crate::limits::{self, Limits};
 use crate::location::{Contact, Location};
 use crate::planted::{PlantedFault, is_planted};
-use crate::stream::{Opening, Retained, Stream, StreamKind};
+use crate::stream::{Held, Opening, Retained, Stream, StreamKind};
 use crate::time::Time;
-use crate::transport::Slice;
 use crate::wire::{AppHeader, FrameKind, flags};
 
 /// What a new port is made of.
@@ -48,17 +49,6 @@ pub struct Config {
     pub seed: [u8; 32],
 }
 
-/// A message to send.
-#[derive(Clone, Debug)]
-pub struct Message {
-    /// The application's header.
-    pub app: AppHeader,
-    /// The payload; `None` for one of no bytes that nobody waits for.
-    pub body: Option<Slice>,
-    /// Complete only when the peer has pulled or declined it.
-    pub synchronous: bool,
-}
-
 /// The protocol state of one port.
 #[derive(Clone, Debug)]
 pub struct Port {
@@ -72,7 +62,7 @@ pub struct Port {
     /// Peers that may have a deadline.
     restless: BTreeSet<PortId>,
     /// Empty; kept for its memory, so that an acknowledgement allocates nothing.
-    freed: Vec<BufferId>,
+    freed: Vec<Held>,
 }
 
 /// What moves with a port.
@@ -84,6 +74,8 @@ struct Lasting {
     epoch: Epoch,
     location: Location,
     peers: BTreeMap<PortId, Peer>,
+    /// Bytes that were copied for sending and not given back.
+    retained_bytes: u64,
 }
 
 /// A suspended port as a value. It holds the job's key: keep it as you would a key.
@@ -120,6 +112,7 @@ impl Port {
                 epoch,
                 location,
                 peers: BTreeMap::new(),
+                retained_bytes: 0,
             },
             seed,
         )
@@ -311,15 +304,12 @@ impl Port {
         let streams = std::mem::take(&mut peer.streams);
         self.close_links_of(id, None);
         for mut stream in streams.into_values() {
-            self.lose(stream.outgoing.take_buffers());
-            self.lose(stream.incoming.take_buffers());
+            self.lose(stream.outgoing.take_payloads());
+            let places = stream.incoming.take_buffers().into_iter();
+            self.effects
+                .extend(places.map(|buffer| Effect::Lost { buffer }));
         }
         self.effects.push_back(Effect::Dead { peer: id, cause });
-    }
-
-    fn lose(&mut self, buffers: Vec<BufferId>) {
-        self.effects
-            .extend(buffers.into_iter().map(|buffer| Effect::Lost { buffer }));
     }
 
     /// Opens a stream to a service of the peer. Messages may be sent at once; they arrive after the
@@ -386,34 +376,6 @@ impl Port {
         stream.outgoing.push(bare(kind));
         self.stir(now, at);
         Ok(())
-    }
-
-    /// Sends a message: with its payload where that is small and the window has room, else as an
-    /// envelope whose payload waits in its buffer. `[R13]` [`Effect::Sent`] gives the buffer back.
-    pub fn send(&mut self, now: Time, at: StreamAt, message: Message) -> Result<Seq, PortError> {
-        let eager_bytes = self.lasting.limits.eager_bytes.min(limits::EAGER_BYTES_MAX) as u64;
-        let window = self.living_peer(at.peer)?.window;
-        let stream = self.sending_stream(at)?;
-        let len = message.body.map_or(0, |body| body.len);
-        let eager =
-            !message.synchronous && len <= eager_bytes && stream.outgoing.window_takes(len, window);
-        let seq = match message.body {
-            Some(body) if !eager => {
-                stream
-                    .outgoing
-                    .push_envelope(message.app, body, message.synchronous)
-            }
-            body => {
-                let app = message.app;
-                stream.outgoing.push(Retained {
-                    app,
-                    body,
-                    ..bare(FrameKind::Eager)
-                })
-            }
-        };
-        self.stir(now, at);
-        Ok(seq)
     }
 
     /// Ends this direction: the peer reads what was sent, then the end.

@@ -3,7 +3,7 @@
 use super::effect::{Arrival, StreamAt};
 use super::links::State;
 use super::{Effect, Port};
-use crate::ids::{BufferId, LinkId, PortId, Seq, StreamId};
+use crate::ids::{LinkId, PortId, Seq, StreamId};
 use crate::limits;
 use crate::planted::{PlantedFault, is_planted};
 use crate::stream::{Item, Opening, Stream, StreamKind};
@@ -305,8 +305,8 @@ impl Port {
                 }
             }
             FrameKind::Done => {
-                let buffer = stream.outgoing.done(Seq(arg))?;
-                self.effects.push_back(Effect::Sent { buffer });
+                let payload = stream.outgoing.done(Seq(arg))?;
+                self.release(vec![payload]);
                 Arrival::Nothing
             }
             FrameKind::Finish => {
@@ -341,12 +341,6 @@ impl Port {
         streams
             .get_mut(&at.stream)
             .ok_or(Violation::Stream(at.stream.0))
-    }
-
-    fn release(&mut self, mut free: Vec<BufferId>) {
-        self.effects
-            .extend(free.drain(..).map(|buffer| Effect::Sent { buffer }));
-        self.freed = free;
     }
 }
 

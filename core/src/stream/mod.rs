@@ -7,7 +7,7 @@ mod outgoing;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use incoming::{Incoming, Item};
-pub(crate) use outgoing::{Outgoing, Retained};
+pub(crate) use outgoing::{Held, Outgoing, Retained};
 
 use crate::ids::StreamId;
 

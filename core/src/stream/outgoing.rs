@@ -11,6 +11,15 @@ use crate::planted::{PlantedFault, is_planted};
 use crate::transport::{Body, Frame, Slice};
 use crate::wire::{AppHeader, FrameHeader, FrameKind, Violation, flags, le32, le64};
 
+/// The memory of a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Held {
+    /// Where it is.
+    pub slice: Slice,
+    /// It was copied for the port, which bounds what is.
+    pub copied: bool,
+}
+
 /// An item that waits for its acknowledgement.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(crate) struct Retained {
@@ -19,13 +28,13 @@ pub(crate) struct Retained {
     pub app: AppHeader,
     pub arg: u64,
     /// The eager payload, which the item keeps until it is acknowledged.
-    pub body: Option<Slice>,
+    pub body: Option<Held>,
 }
 
 /// A payload that waits at the sender until the peer has pulled it.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 struct Waiting {
-    body: Slice,
+    body: Held,
     /// The present link is serving a pull of it.
     #[serde(skip)]
     served: bool,
@@ -89,7 +98,7 @@ impl Outgoing {
     pub fn push(&mut self, item: Retained) -> Seq {
         let seq = self.next();
         if item.kind == FrameKind::Eager as u8 {
-            self.eager_bytes += item.body.map_or(0, |body| body.len);
+            self.eager_bytes += item.body.map_or(0, |body| body.slice.len);
         }
         if item.kind == FrameKind::Finish as u8 {
             self.finished = true;
@@ -99,14 +108,14 @@ impl Outgoing {
     }
 
     /// Queues an envelope whose payload stays in `body`.
-    pub fn push_envelope(&mut self, app: AppHeader, body: Slice, synchronous: bool) -> Seq {
+    pub fn push_envelope(&mut self, app: AppHeader, body: Held, synchronous: bool) -> Seq {
         let flags = if synchronous { flags::SYNCHRONOUS } else { 0 };
         let kind = FrameKind::Envelope as u8;
         let seq = self.push(Retained {
             kind,
             flags,
             app,
-            arg: body.len,
+            arg: body.slice.len,
             body: None,
         });
         let served = false;
@@ -120,7 +129,7 @@ impl Outgoing {
         &mut self,
         next: Seq,
         credit: u64,
-        free: &mut Vec<BufferId>,
+        free: &mut Vec<Held>,
     ) -> Result<bool, Violation> {
         // Beyond the cursor lies what this link has not carried: nobody can have received it.
         if next > self.cursor {
@@ -140,7 +149,7 @@ impl Outgoing {
         &mut self,
         next: Seq,
         credit: u64,
-        free: &mut Vec<BufferId>,
+        free: &mut Vec<Held>,
     ) -> Result<(), Violation> {
         if next < self.acked || next > self.next() {
             return Err(Violation::Sequence(next.0));
@@ -160,37 +169,35 @@ impl Outgoing {
     }
 
     /// The peer has forgotten the stream because it has had all of it. `[R17]`
-    pub fn complete(&mut self, free: &mut Vec<BufferId>) {
+    pub fn complete(&mut self, free: &mut Vec<Held>) {
         self.cursor = self.next();
         self.drop_before(self.cursor, free);
-        free.extend(
-            std::mem::take(&mut self.waiting)
-                .into_values()
-                .map(|it| it.body.buffer),
-        );
+        let waiting = std::mem::take(&mut self.waiting);
+        free.extend(waiting.into_values().map(|it| it.body));
         self.transfers.clear();
     }
 
-    fn drop_before(&mut self, next: Seq, free: &mut Vec<BufferId>) {
+    fn drop_before(&mut self, next: Seq, free: &mut Vec<Held>) {
         while self.acked < next {
             let item = self.retained.pop_front().expect("bounded by next()");
-            free.extend(item.body.map(|body| body.buffer));
+            free.extend(item.body);
             self.acked = self.acked.next();
         }
     }
 
     /// The peer has the payload of message `seq`, or does not want it. `[R14]`
-    pub fn done(&mut self, seq: Seq) -> Result<BufferId, Violation> {
+    pub fn done(&mut self, seq: Seq) -> Result<Held, Violation> {
         // A payload still being written to the link could be touched after its completion.
         let waiting = self.waiting.get(&seq).filter(|it| !it.served);
-        let buffer = waiting.ok_or(Violation::Sequence(seq.0))?.body.buffer;
+        let body = waiting.ok_or(Violation::Sequence(seq.0))?.body;
         self.waiting.remove(&seq);
-        Ok(buffer)
+        Ok(body)
     }
 
     /// The buffer of an envelope's payload.
     pub fn buffer_of(&self, seq: Seq) -> Option<BufferId> {
-        self.waiting.get(&seq).map(|waiting| waiting.body.buffer)
+        let waiting = self.waiting.get(&seq)?;
+        Some(waiting.body.slice.buffer)
     }
 
     /// Drops the last item, if it is a plain message.
@@ -205,7 +212,7 @@ impl Outgoing {
     pub fn pull(&mut self, seq: Seq, offset: u64, end: u64) -> Result<(), Violation> {
         let waiting = self.waiting.get_mut(&seq);
         let waiting = waiting.ok_or(Violation::Sequence(seq.0))?;
-        if offset > end || end > waiting.body.len {
+        if offset > end || end > waiting.body.slice.len {
             return Err(Violation::Length(end));
         }
         if waiting.served {
@@ -219,26 +226,26 @@ impl Outgoing {
     }
 
     /// The stream was rejected: what no link has carried yet is not sent any more.
-    pub fn drop_unsent(&mut self) -> Vec<BufferId> {
+    pub fn drop_unsent(&mut self) -> Vec<Held> {
         let sent = (self.cursor.0 - self.acked.0) as usize;
         let dropped = self.retained.split_off(sent.min(self.retained.len()));
         let mut free = Vec::new();
         for (place, item) in dropped.into_iter().enumerate() {
             let seq = Seq(self.cursor.0 + place as u64);
-            free.extend(item.body.map(|body| body.buffer));
-            free.extend(self.waiting.remove(&seq).map(|it| it.body.buffer));
+            free.extend(item.body);
+            free.extend(self.waiting.remove(&seq).map(|it| it.body));
         }
         free
     }
 
-    /// Every buffer this direction holds; it is not usable afterwards.
-    pub fn take_buffers(&mut self) -> Vec<BufferId> {
+    /// Every payload this direction holds; it is not usable afterwards.
+    pub fn take_payloads(&mut self) -> Vec<Held> {
         let items = std::mem::take(&mut self.retained).into_iter();
         let payloads = std::mem::take(&mut self.waiting).into_values();
-        let bodies = items
+        items
             .filter_map(|item| item.body)
-            .chain(payloads.map(|it| it.body));
-        bodies.map(|body| body.buffer).collect()
+            .chain(payloads.map(|it| it.body))
+            .collect()
     }
 
     /// The next acknowledgement frame asks for the peer's own.
@@ -268,9 +275,11 @@ impl Outgoing {
         };
         header.seq = le64(self.cursor.0);
         header.arg = le64(item.arg);
-        header.body_len = le32(item.body.map_or(0, |body| body.len as u32));
+        header.body_len = le32(item.body.map_or(0, |body| body.slice.len as u32));
         self.cursor = self.cursor.next();
-        let body = item.body.map_or(Body::Empty, Body::Slice);
+        let body = item
+            .body
+            .map_or(Body::Empty, |body| Body::Slice(body.slice));
         Some(Frame {
             header,
             app: item.app.clone(),
@@ -282,7 +291,7 @@ impl Outgoing {
         let mut transfer = self.transfers.pop_front()?;
         let waiting = self.waiting.get_mut(&transfer.seq);
         let waiting = waiting.expect("it stays until it is done, and is not while served");
-        let source = waiting.body;
+        let source = waiting.body.slice;
         let len = (transfer.end - transfer.offset).min(DATA_FRAME_BYTES as u64);
         let mut header = FrameHeader::new(FrameKind::Data);
         header.seq = le64(transfer.seq.0);

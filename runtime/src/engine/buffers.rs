@@ -35,8 +35,6 @@ pub(crate) struct Retained {
 pub(crate) struct Buffers {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// Bytes retained: the measure of `Limits::retained_bytes`.
-    retained_bytes: u64,
     /// Emptied copies for the next sends, so that these allocate nothing: small ones and others.
     spare: [Vec<Vec<u8>>; 2],
 }
@@ -53,9 +51,6 @@ const SPARE: [(usize, usize); 2] = [(1024, 1024), (limits::EAGER_BYTES_MAX, 64)]
 
 impl Buffers {
     pub fn insert(&mut self, buffer: Buffer) -> BufferId {
-        if let Buffer::Retained(retained) = &buffer {
-            self.retained_bytes += retained.bytes.len() as u64;
-        }
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
@@ -84,9 +79,6 @@ impl Buffers {
         let slot = self.slots.get_mut(index).filter(|slot| slot.uses == uses)?;
         let buffer = slot.buffer.take()?;
         self.free.push(index as u32);
-        if let Buffer::Retained(retained) = &buffer {
-            self.retained_bytes -= retained.bytes.len() as u64;
-        }
         Some(buffer)
     }
 
@@ -99,10 +91,6 @@ impl Buffers {
             bytes.clear();
             self.spare[class].push(bytes);
         }
-    }
-
-    pub fn retained_bytes(&self) -> u64 {
-        self.retained_bytes
     }
 
     /// Every buffer as plain bytes, for a port that becomes a value. Lent memory is copied.
@@ -152,7 +140,6 @@ impl Buffers {
             }
             let buffer = match role {
                 Role::Retained { at, notify } => {
-                    buffers.retained_bytes += bytes.len() as u64;
                     let notify = notify.map(SendId);
                     Buffer::Retained(Retained {
                         bytes,
@@ -329,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_keeps_numbers_and_counts() {
+    fn a_value_keeps_numbers() {
         let mut buffers = Buffers::default();
         let gone = buffers.insert(retained(b"gone"));
         let kept = buffers.insert(retained(b"kept"));
@@ -341,7 +328,6 @@ mod tests {
         let mut restored = Buffers::from_saved(buffers.into_saved()).unwrap();
         assert_eq!(restored.read(slice(kept, 0, 4)), b"kept");
         assert_eq!(restored.read(slice(lent, 0, 9)), [5; 9]);
-        assert_eq!(restored.retained_bytes(), 4);
         let fresh = restored.insert(retained(b"x"));
         assert!(fresh != kept && fresh != lent);
     }

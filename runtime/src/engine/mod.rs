@@ -384,8 +384,7 @@ impl Engine {
         match self.buffers.remove(buffer) {
             Some(Buffer::Retained(Retained { bytes, at, notify })) => {
                 let end = self.ends.ends.get_mut(&at);
-                let waited =
-                    end.is_some() || notify.is_some() || self.buffers.retained_bytes() == 0;
+                let waited = end.is_some() || notify.is_some() || self.core.retained_bytes() == 0;
                 if let Some(end) = end {
                     end.unacknowledged -= bytes.len() as u64;
                 }
@@ -418,12 +417,14 @@ impl Engine {
         self.inbox.dead(peer, why);
     }
 
-    /// Hands a message to the protocol; its body is in `buffer`.
+    /// Hands a message to the protocol; its body is in `buffer`. Of a copy that the port has no room for,
+    /// nothing is taken.
     pub fn send(
         &mut self,
         to: StreamKey,
         app: AppHeader,
         body: Option<(BufferId, u64)>,
+        copied: bool,
         synchronous: bool,
     ) -> Result<(), PortError> {
         let body = body.map(|(buffer, len)| Slice {
@@ -434,6 +435,7 @@ impl Engine {
         let message = Message {
             app,
             body,
+            copied,
             synchronous,
         };
         let now = self.clock.now();

@@ -77,6 +77,7 @@ impl Friend {
         let message = Message {
             app: AppHeader::try_from(app).unwrap(),
             body: None,
+            copied: false,
             synchronous: false,
         };
         let peer = to.port;

@@ -12,6 +12,7 @@ use meander_core::{BufferId, Epoch};
 
 pub(crate) use buffers::Buffers;
 pub(crate) use order::payload;
+pub(crate) use retention::Copies;
 
 /// One direction of a stream: sending rank, receiving rank, number.
 pub type StreamName = (usize, usize, u32);

@@ -150,6 +150,7 @@ impl Process {
         let message = Message {
             app: AppHeader::new(),
             body,
+            copied: true,
             synchronous: false,
         };
         self.port

@@ -5,7 +5,7 @@ mod streams;
 
 use super::*;
 use crate::location::{Card, TransportKind};
-use crate::transport::Frame;
+use crate::transport::{Frame, Slice};
 use crate::wire::{FrameHeader, Violation};
 
 const LIMITS: Limits = Limits {
@@ -111,6 +111,7 @@ fn message(len: u64, synchronous: bool) -> Message {
     Message {
         app: AppHeader::new(),
         body,
+        copied: false,
         synchronous,
     }
 }

@@ -332,3 +332,42 @@ fn a_stream_that_is_there_can_not_be_opened() {
     assert_eq!(open(&mut b, FAR, ours, 1), broken);
     assert_eq!(open(&mut b, FAR, at.stream, 1), broken);
 }
+
+/// Copies are taken up to the port's bound, memory that is lent always; what the peer has makes room, and
+/// so does what is lost with it. `[R56]`
+#[test]
+fn copies_have_a_bound_that_moves_with_the_port() {
+    let (mut a, mut b, at) = pair();
+    let copy = |len: u64| Message {
+        copied: true,
+        ..message(len, false)
+    };
+    let bound = LIMITS.retained_bytes;
+    let sizes = [1000, bound - 1000 - 500, 500];
+    for len in sizes {
+        a.send(Time(0), at, copy(len)).unwrap();
+    }
+    assert_eq!(a.retained_bytes(), bound);
+    for (len, taken) in [(1, false), (0, true)] {
+        assert_eq!(a.takes_copy(len), taken);
+        let sent = a.send(Time(0), at, copy(len));
+        assert_eq!(sent.is_ok(), taken, "{sent:?}");
+    }
+    assert_eq!(a.send(Time(0), at, copy(1)), Err(PortError::Full));
+    a.send(Time(0), at, message(bound, false)).unwrap();
+
+    // The small ones are acknowledged; the large one is an envelope, and waits.
+    converse(&mut a, &mut b).unwrap();
+    a.solicit();
+    converse(&mut a, &mut b).unwrap();
+    assert_eq!(a.retained_bytes(), sizes[1]);
+    a.suspend();
+    let mut a = Port::from_snapshot(a.snapshot(), [9; 32]);
+    assert_eq!(a.retained_bytes(), sizes[1]);
+    assert!(a.takes_copy(1500) && !a.takes_copy(1501));
+
+    // With the peer goes all that it was owed.
+    a.attach(Time(0), Epoch(1), location(3));
+    a.declare_dead(b.id());
+    assert_eq!(a.retained_bytes(), 0);
+}

@@ -1,0 +1,113 @@
+//! Messages are taken for sending, and their memory is given back. What of it was copied for the port is
+//! bounded. `[R56]`
+
+use super::{Effect, Port, PortError, StreamAt, bare};
+use crate::ids::{BufferId, Seq};
+use crate::limits;
+use crate::planted::{PlantedFault, is_planted};
+use crate::stream::{Held, Retained};
+use crate::time::Time;
+use crate::transport::Slice;
+use crate::wire::{AppHeader, FrameKind};
+
+/// A message to send.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The application's header.
+    pub app: AppHeader,
+    /// The payload; `None` for one of no bytes that nobody waits for.
+    pub body: Option<Slice>,
+    /// The payload was copied for the port, which takes so much and no more
+    /// ([`Limits::retained_bytes`]); else its memory is the caller's own, lent until [`Effect::Sent`].
+    pub copied: bool,
+    /// Complete only when the peer has pulled or declined it.
+    pub synchronous: bool,
+}
+
+impl Port {
+    /// Sends a message: with its payload where that is small and the window has room, else as an
+    /// envelope whose payload waits in its buffer. `[R13]` [`Effect::Sent`] gives the buffer back. A copy
+    /// beyond the port's bound is not taken. `[R56]`
+    pub fn send(&mut self, now: Time, at: StreamAt, message: Message) -> Result<Seq, PortError> {
+        let free_bytes = self.free_bytes();
+        let eager_bytes = self.lasting.limits.eager_bytes.min(limits::EAGER_BYTES_MAX) as u64;
+        let window = self.living_peer(at.peer)?.window;
+        let stream = self.sending_stream(at)?;
+        let len = message.body.map_or(0, |body| body.len);
+        if message.copied && len > free_bytes {
+            return Err(PortError::Full);
+        }
+        let eager =
+            !message.synchronous && len <= eager_bytes && stream.outgoing.window_takes(len, window);
+        let copied = message.copied;
+        let held = message.body.map(|slice| Held { slice, copied });
+        let seq = match held {
+            Some(body) if !eager => {
+                stream
+                    .outgoing
+                    .push_envelope(message.app, body, message.synchronous)
+            }
+            body => {
+                let app = message.app;
+                stream.outgoing.push(Retained {
+                    app,
+                    body,
+                    ..bare(FrameKind::Eager)
+                })
+            }
+        };
+        held.iter().for_each(|held| self.hold(held));
+        self.stir(now, at);
+        Ok(seq)
+    }
+
+    /// Bytes of payload that were copied for this port and that no peer has confirmed.
+    pub fn retained_bytes(&self) -> u64 {
+        self.lasting.retained_bytes
+    }
+
+    /// Whether a copy of so many bytes would be taken now. If not, wait for [`Effect::Sent`], or lend the
+    /// memory itself.
+    pub fn takes_copy(&self, bytes: u64) -> bool {
+        bytes <= self.free_bytes()
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let bound = self.lasting.limits.retained_bytes;
+        bound.saturating_sub(self.lasting.retained_bytes)
+    }
+
+    /// A payload was taken for sending.
+    fn hold(&mut self, held: &Held) {
+        if held.copied && !is_planted(PlantedFault::ForgetToCountCopies) {
+            self.lasting.retained_bytes += held.slice.len;
+        }
+    }
+
+    /// The peers have these payloads, or want nothing of them: their memory is free.
+    pub(super) fn release(&mut self, mut free: Vec<Held>) {
+        for held in free.drain(..) {
+            let buffer = self.let_go(&held);
+            self.effects.push_back(Effect::Sent { buffer });
+        }
+        self.freed = free;
+    }
+
+    /// The streams of these payloads are gone, and nothing is known of them.
+    pub(super) fn lose(&mut self, payloads: Vec<Held>) {
+        for held in payloads {
+            let buffer = self.let_go(&held);
+            self.effects.push_back(Effect::Lost { buffer });
+        }
+    }
+
+    fn let_go(&mut self, held: &Held) -> BufferId {
+        if held.copied && !is_planted(PlantedFault::ForgetToUncountCopies) {
+            // What was never counted is not counted down; that is only so with a fault planted.
+            let left = self.lasting.retained_bytes.checked_sub(held.slice.len);
+            debug_assert!(left.is_some() || is_planted(PlantedFault::ForgetToCountCopies));
+            self.lasting.retained_bytes = left.unwrap_or(0);
+        }
+        held.slice.buffer
+    }
+}
