@@ -397,7 +397,7 @@ fn steps() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
     /// The model: a page belongs to the mapping whose number was last written there, and what was
     /// registered together stays so until one of its pages changes.
     #[test]

@@ -27,13 +27,14 @@
 //!   pages beside those that were asked for.
 //! - *A part of a range* that changes drops the whole region; what is left is registered anew when
 //!   it is wanted.
-//! - *mremap*: the old addresses have changed; the new ones come watched, and are let go.
+//! - *mremap*: the old addresses have changed. The new ones come watched, which does no harm.
 //! - *fork*: the child's memory is not watched (`UFFD_FEATURE_EVENT_FORK` is not asked for), and the
 //!   kernel copies pinned pages for the child at once, so the parent keeps those that are registered.
 //!   The child closes the descriptor at once; a cache that finds itself in a child keeps and drops
 //!   nothing, for the regions are the parent's.
 //! - *Two caches*, or the program's own userfaultfd, on one range: the second gets `EBUSY` and does
-//!   not cache it.
+//!   not cache it. So nobody takes another's watch away either: what was cached once is watched until
+//!   it is unmapped or the cache is dropped (see `sys::watch`).
 //! - *Deadlock*: who unmaps waits for the monitor, which waits for nobody (`monitor.rs`). A `get`
 //!   waits for whoever unmaps, but not for long: then it registers for this transfer alone, which is
 //!   always right.
@@ -56,7 +57,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use self::monitor::Event;
 use self::regions::Regions;
 use self::watch::Watch;
 
@@ -230,27 +230,13 @@ impl<R: Registrar> Cache<R> {
         if watch.take_overflowed() {
             self.invalidate(&(0..usize::MAX));
         }
-        while let Some(event) = self.watch.as_ref().and_then(Watch::take) {
-            match event {
-                Event::Changed { start, end } => self.invalidate(&(start..end)),
-                Event::Arrived { start, end } => self.unwatch(&(start..end)),
-            }
+        while let Some(changed) = self.watch.as_ref().and_then(Watch::take) {
+            self.invalidate(&changed);
         }
     }
 
     fn invalidate(&mut self, changed: &Range<usize>) {
-        for pages in self.regions.remove_overlapping(changed) {
-            self.counters.invalidations += 1;
-            self.unwatch(&pages);
-        }
-    }
-
-    /// Lets go of the parts of a range that no region needs watched.
-    fn unwatch(&self, range: &Range<usize>) {
-        if let Some(watch) = &self.watch {
-            let parts = self.regions.uncovered(range);
-            parts.iter().for_each(|pages| watch.remove(pages));
-        }
+        self.counters.invalidations += self.regions.remove_overlapping(changed) as u64;
     }
 
     /// Makes room for the pages of a range and watches them, if they can be kept.
@@ -261,25 +247,14 @@ impl<R: Registrar> Cache<R> {
         }
         self.watch.as_ref()?.add(&pages).ok()?;
         // What was looked at may have been replaced before it was watched; not after.
-        if mapping::cacheable_pages(range).as_ref() != Some(&pages) {
-            self.unwatch(&pages);
-            return None;
-        }
-        Some(pages)
+        (mapping::cacheable_pages(range).as_ref() == Some(&pages)).then_some(pages)
     }
 
     fn register_kept(&mut self, pages: Range<usize>) -> Result<Arc<R::Region>, R::Error> {
-        match self.register(&pages) {
-            Ok(region) => {
-                self.counters.misses += 1;
-                self.regions.insert(pages, Arc::clone(&region));
-                Ok(region)
-            }
-            Err(error) => {
-                self.unwatch(&pages);
-                Err(error)
-            }
-        }
+        let region = self.register(&pages)?;
+        self.counters.misses += 1;
+        self.regions.insert(pages, Arc::clone(&region));
+        Ok(region)
     }
 
     fn register_unkept(&mut self, range: &Range<usize>) -> Result<Arc<R::Region>, R::Error> {
@@ -317,15 +292,9 @@ impl<R: Registrar> Cache<R> {
     }
 
     fn evict(&mut self) -> bool {
-        if self.is_forked() {
-            return false;
-        }
-        let Some(pages) = self.regions.evict() else {
-            return false;
-        };
-        self.counters.evictions += 1;
-        self.unwatch(&pages);
-        true
+        let evicted = !self.is_forked() && self.regions.evict();
+        self.counters.evictions += u64::from(evicted);
+        evicted
     }
 
     fn is_forked(&self) -> bool {
@@ -335,20 +304,10 @@ impl<R: Registrar> Cache<R> {
 
 impl<R: Registrar> Drop for Cache<R> {
     fn drop(&mut self) {
-        self.tidy(); // What has moved is watched where it is now.
-        let mut regions = std::mem::replace(&mut self.regions, Regions::new());
         if self.is_forked() {
             // The parent's: to deregister them here would do it there.
-            std::mem::forget(regions);
+            std::mem::forget(std::mem::replace(&mut self.regions, Regions::new()));
             std::mem::forget(self.watch.take());
-            return;
-        }
-        // Everything is let go piece by piece, though closing the descriptor does the same: a child
-        // that was forked by a bare system call has it too, and would keep it open.
-        while let Some(pages) = regions.pop() {
-            if let Some(watch) = &self.watch {
-                watch.remove(&pages);
-            }
         }
     }
 }

@@ -10,6 +10,7 @@
 //! event is in the ring. So the thread counts [`Shared::turn`] up before it reads and again after
 //! it has written: an odd number says "wait a moment". Nothing else reads the descriptor.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,25 +28,6 @@ const EVENT_REMAP: u8 = 0x14;
 const EVENT_REMOVE: u8 = 0x15;
 const EVENT_UNMAP: u8 = 0x16;
 
-/// What has happened to a range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// What was mapped here is no longer what is: unmapped, moved away, or discarded.
-    Changed {
-        /// The first address.
-        start: usize,
-        /// The first address behind it.
-        end: usize,
-    },
-    /// Watched memory has been moved here by mremap(2), and is still watched.
-    Arrived {
-        /// The first address.
-        start: usize,
-        /// The first address behind it.
-        end: usize,
-    },
-}
-
 /// Between the monitor, which only writes, and one cache, which only reads.
 pub struct Shared {
     /// Odd while the monitor may have read an event that is not in the ring yet.
@@ -53,7 +35,7 @@ pub struct Shared {
     /// Events ever written, and ever taken out.
     written: AtomicUsize,
     taken: AtomicUsize,
-    /// Start and end; the start's lowest bit says [`Event::Arrived`] (pages are even).
+    /// Where what was mapped is no longer what is (unmapped, moved away, discarded): start and end.
     ring: [(AtomicUsize, AtomicUsize); EVENTS_WAITING],
     /// Events were lost, since the ring was full.
     overflowed: AtomicBool,
@@ -80,21 +62,16 @@ impl Shared {
     }
 
     /// The oldest event that has not been taken.
-    pub fn take(&self) -> Option<Event> {
+    pub fn take(&self) -> Option<Range<usize>> {
         let taken = self.taken.load(Ordering::Relaxed);
         if taken == self.written.load(Ordering::Acquire) {
             return None;
         }
         let (start, end) = &self.ring[taken % EVENTS_WAITING];
-        let (word, end) = (start.load(Ordering::Relaxed), end.load(Ordering::Relaxed));
+        let range = start.load(Ordering::Relaxed)..end.load(Ordering::Relaxed);
         // The place may be written again from now on.
         self.taken.store(taken.wrapping_add(1), Ordering::Release);
-        let start = word & !1;
-        Some(if word & 1 == 0 {
-            Event::Changed { start, end }
-        } else {
-            Event::Arrived { start, end }
-        })
+        Some(range)
     }
 
     /// Whether events were lost since this was last asked.
@@ -107,19 +84,15 @@ impl Shared {
         self.broken.load(Ordering::Acquire)
     }
 
-    fn write(&self, event: Event) {
+    fn write(&self, changed: Range<usize>) {
         let written = self.written.load(Ordering::Relaxed);
         if written.wrapping_sub(self.taken.load(Ordering::Acquire)) == EVENTS_WAITING {
             self.overflowed.store(true, Ordering::Release);
             return;
         }
-        let (word, end) = match event {
-            Event::Changed { start, end } => (start, end),
-            Event::Arrived { start, end } => (start | 1, end),
-        };
         let place = &self.ring[written % EVENTS_WAITING];
-        place.0.store(word, Ordering::Relaxed);
-        place.1.store(end, Ordering::Relaxed);
+        place.0.store(changed.start, Ordering::Relaxed);
+        place.1.store(changed.end, Ordering::Relaxed);
         self.written
             .store(written.wrapping_add(1), Ordering::Release);
     }
@@ -130,21 +103,9 @@ impl Shared {
             u64::from_ne_bytes(bytes) as usize
         };
         match message[0] {
-            EVENT_UNMAP | EVENT_REMOVE => self.write(Event::Changed {
-                start: word(8),
-                end: word(16),
-            }),
-            EVENT_REMAP => {
-                let (from, to, len) = (word(8), word(16), word(24));
-                self.write(Event::Changed {
-                    start: from,
-                    end: from + len,
-                });
-                self.write(Event::Arrived {
-                    start: to,
-                    end: to + len,
-                });
-            }
+            EVENT_UNMAP | EVENT_REMOVE => self.write(word(8)..word(16)),
+            // From, to, length. Where it has gone to, an unmapping was told if there was anything.
+            EVENT_REMAP => self.write(word(8)..word(8) + word(24)),
             _ => {}
         }
     }
@@ -190,25 +151,18 @@ pub fn run(shared: &Shared, fd: Arc<OwnedFd>, stop: &OwnedFd) {
 mod tests {
     use super::*;
 
-    fn changed(number: usize) -> Event {
-        Event::Changed {
-            start: number * 4096,
-            end: (number + 1) * 4096,
-        }
+    fn page(number: usize) -> Range<usize> {
+        number * 4096..(number + 1) * 4096
     }
 
     #[test]
     fn events_come_in_their_order() {
         let shared = Shared::new();
         for round in 0..EVENTS_WAITING * 3 {
-            shared.write(changed(round));
-            shared.write(Event::Arrived {
-                start: 8192,
-                end: 12288,
-            });
-            assert_eq!(shared.take(), Some(changed(round)));
-            let arrived = shared.take();
-            assert!(matches!(arrived, Some(Event::Arrived { start: 8192, .. })));
+            shared.write(page(round));
+            shared.write(page(round + 7));
+            assert_eq!(shared.take(), Some(page(round)));
+            assert_eq!(shared.take(), Some(page(round + 7)));
             assert_eq!(shared.take(), None);
         }
         assert!(!shared.take_overflowed());
@@ -217,11 +171,11 @@ mod tests {
     #[test]
     fn a_full_ring_says_so_once() {
         let shared = Shared::new();
-        (0..=EVENTS_WAITING).for_each(|number| shared.write(changed(number)));
+        (0..=EVENTS_WAITING).for_each(|number| shared.write(page(number)));
         assert!(shared.take_overflowed());
         assert!(!shared.take_overflowed());
         let taken: Vec<_> = std::iter::from_fn(|| shared.take()).collect();
         assert_eq!(taken.len(), EVENTS_WAITING);
-        assert_eq!(taken.last(), Some(&changed(EVENTS_WAITING - 1)));
+        assert_eq!(taken.last(), Some(&page(EVENTS_WAITING - 1)));
     }
 }

@@ -78,58 +78,35 @@ impl<T> Regions<T> {
         debug_assert!(replaced.is_none(), "one with this start covers the range");
     }
 
-    /// Drops all that touch a range; gives their ranges.
-    pub fn remove_overlapping(&mut self, range: &Range<usize>) -> Vec<Range<usize>> {
+    /// Drops all that touch a range; says how many.
+    pub fn remove_overlapping(&mut self, range: &Range<usize>) -> usize {
         let from = range.start.saturating_sub(self.longest);
         let near = self.by_start.range(from..range.end);
         let touching: Vec<usize> = near
             .filter(|(_, entry)| entry.end > range.start)
             .map(|(&start, _)| start)
             .collect();
-        touching
-            .into_iter()
-            .map(|start| self.remove(start))
-            .collect()
+        touching.iter().for_each(|&start| self.remove(start));
+        touching.len()
     }
 
-    /// Drops the one that was used least recently of those that nobody uses now; gives its range.
-    pub fn evict(&mut self) -> Option<Range<usize>> {
+    /// Drops the one that was used least recently of those that nobody uses now, if there is one.
+    pub fn evict(&mut self) -> bool {
         // Nobody can begin to use one meanwhile: that takes `find`, or somebody who uses it.
         let unused = self.by_start.iter();
         let unused = unused.filter(|(_, entry)| Arc::strong_count(&entry.region) == 1);
-        let (&start, _) = unused.min_by_key(|(_, entry)| entry.used)?;
-        Some(self.remove(start))
+        let Some((&start, _)) = unused.min_by_key(|(_, entry)| entry.used) else {
+            return false;
+        };
+        self.remove(start);
+        true
     }
 
-    /// Drops one, whatever it is; gives its range.
-    pub fn pop(&mut self) -> Option<Range<usize>> {
-        let (&start, _) = self.by_start.first_key_value()?;
-        Some(self.remove(start))
-    }
-
-    /// The parts of a range that none covers.
-    pub fn uncovered(&self, range: &Range<usize>) -> Vec<Range<usize>> {
-        let (mut parts, mut next) = (Vec::new(), range.start);
-        let from = range.start.saturating_sub(self.longest);
-        for (&start, entry) in self.by_start.range(from..range.end) {
-            if start > next {
-                parts.push(next..start);
-            }
-            next = next.max(entry.end);
-        }
-        if next < range.end {
-            parts.push(next..range.end);
-        }
-        parts
-    }
-
-    fn remove(&mut self, start: usize) -> Range<usize> {
+    fn remove(&mut self, start: usize) {
         let entry = self.by_start.remove(&start).expect("it was seen");
-        let range = start..entry.end;
-        self.bytes -= range.len();
+        self.bytes -= entry.end - start;
         if self.by_start.is_empty() {
             self.longest = 0;
         }
-        range
     }
 }

@@ -56,8 +56,6 @@ struct UffdioWriteprotect {
 
 const UFFDIO_API: Opcode = opcode::read_write::<UffdioApi>(UFFDIO, 0x3F);
 const UFFDIO_REGISTER: Opcode = opcode::read_write::<UffdioRegister>(UFFDIO, 0x00);
-/// Declared as one that reads, though it is given a range: so says the header itself.
-const UFFDIO_UNREGISTER: Opcode = opcode::read::<UffdioRange>(UFFDIO, 0x01);
 const UFFDIO_WRITEPROTECT: Opcode = opcode::read_write::<UffdioWriteprotect>(UFFDIO, 0x06);
 
 /// A userfaultfd of this process that tells of unmapped, moved and discarded memory, and never of
@@ -86,6 +84,9 @@ pub fn userfaultfd() -> Result<OwnedFd, Errno> {
 /// From now on changes of this range are told: its start and length are multiples of the page size
 /// of what is mapped there. `EBUSY`: another userfaultfd has a part of it; `EINVAL`: nothing is
 /// mapped there, or what cannot be watched.
+///
+/// There is no way back but to close the descriptor: before Linux 6.17 UFFDIO_UNREGISTER ends the
+/// watch of ANY userfaultfd on the range, and whether it is still ours no one can say for sure.
 pub fn watch(fd: impl AsFd, start: usize, len: usize) -> Result<(), Errno> {
     let mut register = UffdioRegister {
         range: UffdioRange {
@@ -98,16 +99,6 @@ pub fn watch(fd: impl AsFd, start: usize, len: usize) -> Result<(), Errno> {
     // SAFETY: opcode and structure belong together. No page is write-protected, so no thread of
     // the program ever faults because of this.
     unsafe { ioctl::ioctl(fd, Updater::<UFFDIO_REGISTER, _>::new(&mut register)) }
-}
-
-/// Ends [`watch`] for a range, as far as it is watched.
-pub fn unwatch(fd: impl AsFd, start: usize, len: usize) -> Result<(), Errno> {
-    let mut range = UffdioRange {
-        start: start as u64,
-        len: len as u64,
-    };
-    // SAFETY: opcode and structure belong together. No fault is pending that this would answer.
-    unsafe { ioctl::ioctl(fd, Updater::<UFFDIO_UNREGISTER, _>::new(&mut range)) }
 }
 
 /// Whether watched memory is being changed and the event of that has not been read yet. The kernel

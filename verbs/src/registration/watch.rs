@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::monitor::{self, Event, Shared};
+use super::monitor::{self, Shared};
 use super::sys::{self, ClosedByChildren};
 
 /// How often `settle` gives way to the monitor, then sleeps, before it gives up.
@@ -52,16 +52,11 @@ impl Watch {
         })
     }
 
-    /// Watches whole pages. Fails where another userfaultfd watches a part of them.
+    /// Watches whole pages, until they are unmapped or this value is dropped; if they are not wanted
+    /// any longer, who changes them loses a little time. Fails where another userfaultfd watches a
+    /// part of them.
     pub fn add(&self, pages: &Range<usize>) -> Result<(), Errno> {
         sys::watch(self.fd(), pages.start, pages.len())
-    }
-
-    /// Watches whole pages no longer. What is no longer mapped, or no longer as it was, is not
-    /// watched anyway, so that failures mean nothing; what stays watched costs who unmaps it a
-    /// little time.
-    pub fn remove(&self, pages: &Range<usize>) {
-        let _ = sys::unwatch(self.fd(), pages.start, pages.len());
     }
 
     /// Waits until [`Watch::take`] has every change that was made, by whichever thread, before any
@@ -87,8 +82,8 @@ impl Watch {
         false
     }
 
-    /// The oldest change that has not been taken.
-    pub fn take(&self) -> Option<Event> {
+    /// The addresses of the oldest change that has not been taken.
+    pub fn take(&self) -> Option<Range<usize>> {
         self.shared.take()
     }
 
