@@ -62,6 +62,20 @@ pub(crate) struct Chosen {
     pub mtu: u32,
 }
 
+impl Chosen {
+    /// Looks up the port's address again where it is not at its index any more: an interface that was
+    /// taken down and put up again may have it elsewhere in its table.
+    pub fn refresh(&mut self, config: &VerbsConfig) -> Result<(), OpenError> {
+        let index = i32::from(self.gid_index);
+        if self.context.gid(self.port, index).ok() == Some(self.gid) {
+            return Ok(());
+        }
+        self.state = self.context.port(self.port)?;
+        (self.gid_index, self.gid) = choose_gid(config, &self.context, self.port, &self.state)?;
+        Ok(())
+    }
+}
+
 /// `link_layer` of Ethernet.
 pub(crate) const ETHERNET: u8 = 2;
 
@@ -140,8 +154,7 @@ fn choose_gid(
             let usable = gid != [0; 16] && is_version_two(context.device(), port, index);
             usable.then_some((index, gid))
         });
-        // The IPv4 address first, then any that is valid beyond its link; of equals the first.
-        entries.min_by_key(|(_, gid)| (!is_ipv4(gid), gid[..2] == [0xfe, 0x80]))
+        best(entries)
     } else {
         Some((0, context.gid(port, 0)?))
     };
@@ -153,6 +166,22 @@ fn choose_gid(
             None => "RoCE v2 address",
         },
     })
+}
+
+/// The first IPv4 address; else the first that is valid beyond its link; else the first. Tables are
+/// long, and mostly empty after the first few entries.
+fn best(entries: impl Iterator<Item = (u8, [u8; 16])>) -> Option<(u8, [u8; 16])> {
+    let mut found: Option<(u8, [u8; 16])> = None;
+    for entry in entries {
+        if is_ipv4(&entry.1) {
+            return Some(entry);
+        }
+        let local = |gid: &[u8; 16]| gid[..2] == [0xfe, 0x80];
+        if found.is_none_or(|(_, gid)| local(&gid) && !local(&entry.1)) {
+            found = Some(entry);
+        }
+    }
+    found
 }
 
 /// Whether an entry of a port's table is for RoCE v2. An entry that has no type is none.
@@ -171,6 +200,18 @@ mod tests {
     fn an_mtu_is_rounded_down_to_one_that_there_is() {
         let numbers = [256, 511, 512, 1024, 1500, 2048, 4096, 9000].map(mtu_number);
         assert_eq!(numbers, [1, 1, 2, 3, 3, 4, 5, 5]);
+    }
+
+    #[test]
+    fn the_first_ipv4_address_is_best_then_one_beyond_its_link() {
+        let gid = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let (local, global) = (gid("fe80::1"), gid("fd00::1"));
+        let (four, other) = (gid("::ffff:10.0.0.1"), gid("::ffff:10.0.0.2"));
+        let best_of = |gids: &[[u8; 16]]| best((0..).zip(gids.iter().copied())).map(|(at, _)| at);
+        assert_eq!(best_of(&[local, global, four, other]), Some(2));
+        assert_eq!(best_of(&[local, global, local]), Some(1));
+        assert_eq!(best_of(&[local, local]), Some(0));
+        assert_eq!(best_of(&[]), None);
     }
 
     #[test]

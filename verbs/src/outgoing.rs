@@ -178,3 +178,166 @@ impl Outgoing {
         Ok(filled)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use meander_core::transport::Slice;
+    use meander_core::wire::{AppHeader, FrameHeader};
+    use meander_core::{BufferId, LinkId};
+    use meander_sim::conformance::{Got, Record as Sink};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::incoming::{Incoming, LocalPlaces};
+    use crate::packet::RemotePlaces;
+
+    const LINK: LinkId = LinkId(1);
+    const BUFFER: BufferId = BufferId(1);
+
+    /// A frame of this kind, with bodies of both kinds.
+    fn frame(number: u64, app: usize, bytes: usize) -> Frame {
+        let kind = if number.is_multiple_of(3) {
+            FrameKind::Data
+        } else {
+            FrameKind::Eager
+        };
+        let mut header = FrameHeader::new(kind);
+        header.seq.set(number);
+        header.app_len = app as u8;
+        header.body_len.set(bytes as u32);
+        let body = match number % 2 {
+            0 => Body::Slice(Slice {
+                buffer: BUFFER,
+                offset: number,
+                len: bytes as u64,
+            }),
+            _ => Body::Own(vec![number as u8; bytes]),
+        };
+        Frame {
+            header,
+            app: AppHeader::try_from(&vec![3; app][..]).expect("it fits"),
+            body,
+        }
+    }
+
+    proptest! {
+        /// Whatever packets frames are cut into, the same frames come out. [R61]
+        #[test]
+        fn frames_survive_being_cut_into_packets(
+            frames in proptest::collection::vec((0_usize..=64, 0_usize..30_000), 1..40),
+            packets in proptest::collection::vec(200_usize..limits::SLOT_BYTES, 1..8),
+        ) {
+            let mut memory = Sink::default();
+            let bytes: Vec<u8> = (0..40_000_u32).map(|at| (at * 7 % 251) as u8).collect();
+            memory.buffers.insert(BUFFER, bytes);
+            let (mut outgoing, mut incoming) = (Outgoing::default(), Incoming::default());
+            let (mut places, mut named) = (LocalPlaces::default(), RemotePlaces::default());
+            let mut sink = Sink::default();
+            let mut wanted = Vec::new();
+            let mut packet = vec![0; limits::SLOT_BYTES];
+            let mut sizes = packets.iter().cycle();
+            for (number, (app, bytes)) in frames.into_iter().enumerate() {
+                let frame = frame(number as u64, app, bytes);
+                let body = match &frame.body {
+                    Body::Slice(slice) => memory.read(*slice).to_vec(),
+                    Body::Own(bytes) => bytes.clone(),
+                    _ => Vec::new(),
+                };
+                wanted.push(Got { header: frame.header, app: frame.app.clone(), body });
+                prop_assert!(outgoing.push(frame, None).is_ok());
+                // Sometimes several are waiting.
+                while !outgoing.is_empty() && number % 4 != 1 {
+                    let size = *sizes.next().expect("it goes round");
+                    let filled = outgoing.fill(&mut packet[..size], &memory, |_| Written::No).expect("it is there");
+                    prop_assert!(filled.bytes > PREFIX_BYTES && filled.bytes <= size);
+                    let records = &packet[PREFIX_BYTES..filled.bytes];
+                    incoming.packet(LINK, records, &mut places, &mut named, &mut sink).expect("it is right");
+                }
+            }
+            while !outgoing.is_empty() {
+                let filled = outgoing.fill(&mut packet, &memory, |_| Written::No).expect("it is there");
+                let records = &packet[PREFIX_BYTES..filled.bytes];
+                incoming.packet(LINK, records, &mut places, &mut named, &mut sink).expect("it is right");
+            }
+            prop_assert_eq!(outgoing.bytes, 0);
+            prop_assert_eq!(sink.got.remove(&LINK).unwrap_or_default(), wanted);
+        }
+
+        /// Nonsense is an error, never a panic. [R61]
+        #[test]
+        fn any_records_can_be_parsed(packets in proptest::collection::vec(
+            (0_u8..4, proptest::collection::vec(any::<u8>(), 0..400)), 1..5,
+        )) {
+            let mut incoming = Incoming::default();
+            let mut sink = Sink::default();
+            let mut header = FrameHeader::new(FrameKind::Data);
+            header.body_len.set(300);
+            for (kind, bytes) in packets {
+                let records = [&[kind][..], &header.to_bytes(), &bytes].concat();
+                let (mut places, mut named) = (LocalPlaces::default(), RemotePlaces::default());
+                if incoming.packet(LINK, &records, &mut places, &mut named, &mut sink).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_was_released_is_an_error() {
+        let mut outgoing = Outgoing::default();
+        outgoing
+            .push(frame(2, 0, 100), None)
+            .expect("there is room");
+        let mut memory = Sink::default();
+        memory.buffers.insert(BUFFER, vec![0; 102]);
+        struct Released;
+        impl Memory for Released {
+            fn read(&self, _: Slice) -> &[u8] {
+                &[]
+            }
+            fn write(&mut self, _: Slice) -> &mut [u8] {
+                &mut []
+            }
+        }
+        let mut packet = [0; 200];
+        let filled = outgoing.fill(&mut packet, &Released, |_| Written::No);
+        assert_eq!(filled, Err(Errno::FAULT));
+        assert!(outgoing.fill(&mut packet, &memory, |_| Written::No).is_ok());
+    }
+
+    #[test]
+    fn payload_that_is_written_leaves_only_its_header() {
+        let mut outgoing = Outgoing::default();
+        let mut memory = Sink::default();
+        memory.buffers.insert(BUFFER, vec![7; 20_000]);
+        let mut frame = frame(6, 0, 10_000);
+        frame.header.arg.set(512);
+        outgoing.push(frame, None).expect("there is room");
+        let mut packet = [0; 500];
+        let mut asked = Vec::new();
+        let filled = outgoing.fill(&mut packet, &memory, |payload| {
+            asked.push(payload);
+            Written::Yes
+        });
+        let expected = PREFIX_BYTES + 1 + HEADER_BYTES;
+        assert_eq!(
+            filled,
+            Ok(Filled {
+                bytes: expected,
+                copied: 0
+            })
+        );
+        assert_eq!(
+            (asked.len(), asked[0].offset, asked[0].bytes),
+            (1, 512, 10_000)
+        );
+        assert!(outgoing.is_empty());
+        // Who says that he has written where he was told nothing of is wrong. [R64]
+        let mut sink = Sink::default();
+        let (mut places, mut named) = (LocalPlaces::default(), RemotePlaces::default());
+        let records = &packet[PREFIX_BYTES..expected];
+        let taken = Incoming::default().packet(LINK, records, &mut places, &mut named, &mut sink);
+        assert!(taken.is_err_and(|error| error.to_string().contains("sequence number 6")));
+        assert!(sink.got.is_empty());
+    }
+}

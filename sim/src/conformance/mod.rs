@@ -14,7 +14,7 @@ pub mod tests;
 
 use std::time::{Duration, Instant};
 
-pub use end::{End, Got};
+pub use end::{End, Got, Record};
 use meander_core::transport::Transport;
 
 /// How to open the transport under test.

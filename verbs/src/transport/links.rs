@@ -211,6 +211,8 @@ impl VerbsTransport {
 
     /// Makes the queue pair of a link, and promises its peer slots.
     fn make_pair(&mut self, key: LinkKey) -> Result<(), LinkError> {
+        let refreshed = self.device.refresh(&self.config);
+        refreshed.map_err(|error| failed("look up the port's address", io::Error::other(error)))?;
         let slots = self.receives.slots_with(limits::FIRST_CREDITS);
         self.reserve(slots, 1)?;
         let pair = QueuePair::new(

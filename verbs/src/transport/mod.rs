@@ -4,6 +4,8 @@ mod completions;
 mod frames;
 mod links;
 mod registered;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
