@@ -167,7 +167,10 @@ impl Layer {
             ),
             Layer::Rxe => {
                 debian::setup_machines()?;
-                tests(cargo_as_root()?.args(RXE).envs(environment.iter().copied()))
+                let programs = build::device_tests()?.join(":");
+                let mut run = cargo_as_root()?;
+                run.args(RXE).envs(environment.iter().copied());
+                tests(run.env(DEVICE_TESTS_VARIABLE, programs))
             }
             Layer::Demo => {
                 let mut words = root_prefix()?;
@@ -219,6 +222,8 @@ const SCENARIOS: &[&str] = &[
 ];
 /// The scenarios in `ci/tests/rxe`, a harness of their own.
 const RXE: &[&str] = &["test", "--package", "meander-lab", "--test", "rxe"];
+/// Names the programs of `verbs`' own tests that a machine with a device is to run.
+const DEVICE_TESTS_VARIABLE: &str = "MEANDER_DEVICE_TESTS";
 
 /// The simulator, built so that it is fast.
 pub fn simulator(arguments: &[&str]) -> Command {

@@ -20,6 +20,10 @@ type Scenario = fn(&Rxe) -> Result<()>;
 const SCENARIOS: &[(&str, Scenario)] = &[
     ("rxe_pingpong_of_the_verbs_library", verbs::pingpong),
     (
+        "rxe_verbs_pass_their_tests_on_a_device",
+        verbs::tests_on_a_device,
+    ),
+    (
         "rxe_a_rank_moves_between_kernels",
         mpi::a_rank_moves_between_kernels,
     ),
