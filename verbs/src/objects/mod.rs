@@ -16,6 +16,7 @@
 
 mod completion;
 mod context;
+mod doorbell;
 mod memory;
 mod pair;
 mod receive;

@@ -14,6 +14,7 @@ use rdma_sys::{
 
 use super::completion::CompletionQueue;
 use super::context::Domain;
+use super::doorbell;
 use super::memory::{Region, SendPool, SendSlot};
 use super::receive::{ReceivePool, ReceiveQueue};
 use crate::VerbsError;
@@ -318,7 +319,13 @@ impl QueuePair {
         // SAFETY: the queue pair is there; the lists live through the call; what the requests read is
         // kept until they complete, or until the queue pair has been destroyed. Inline data is
         // copied by the call.
-        let result = unsafe { ibv_post_send(self.raw.as_ptr(), first, &mut bad) };
+        let mut result = unsafe { ibv_post_send(self.raw.as_ptr(), first, &mut bad) };
+        if result == libc::EACCES && bad.is_null() {
+            // The requests are in the queue; only the doorbell was refused.
+            // SAFETY: the queue pair is there.
+            let rung = doorbell::ring(unsafe { self.raw.as_ref() });
+            result = rung.map_or_else(|error| error.raw_os_error().unwrap_or(result), |()| 0);
+        }
         self.next += count as u64;
         let inline_bytes = self.inline_bytes;
         for request in chain.requests.drain(..) {
