@@ -3,6 +3,7 @@
 #[allow(dead_code)]
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -103,6 +104,23 @@ fn a_part_for_another_user() {
                 assert!(std::fs::write(&other, "").is_err(), "made {other:?}");
             }
         }
+        // Several users at once; each byte is a sign of life, and no message is ever whole.
+        "hold all connections" => {
+            let connect = || UnixStream::connect(meander::control::agent_socket());
+            let mut held: Vec<UnixStream> = (0..700).map_while(|_| connect().ok()).collect();
+            assert!(held.len() > 600, "{} connections", held.len());
+            println!("held");
+            // The length of a message, byte by byte, and then the message.
+            let lengthy = [255, 255, 0, 0].into_iter().chain(std::iter::repeat(0));
+            for byte in lengthy {
+                held.retain_mut(|it| it.write_all(&[byte]).is_ok());
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+        "be served all the same" => {
+            let (_, answer) = register("job2", PortId(0xfeed), 0);
+            assert!(matches!(answer, Some(ToPort::Registered { .. })));
+        }
         other => panic!("there is no part {other:?}"),
     }
 }
@@ -177,6 +195,38 @@ fn nobody_registers_another_users_port() {
     wait_until("her rank to be gone", || cluster.ps("a").is_empty());
     played(&cluster, MALLORY, "inherit the port");
     assert_eq!(cluster.ps("a"), [""; 0]);
+}
+
+/// Users who together take every connection there is, of an agent with few of them, keep nobody out who
+/// comes later, nor root. `[R44]`
+#[test]
+fn many_users_together_do_not_take_the_agent_away() {
+    let mut cluster = Cluster::new(&["a"]);
+    cluster.start_limited("a", 4096);
+    let greedy: Vec<Rank> = (3001..3004)
+        .map(|uid| {
+            let mut command = as_user(&cluster, uid, "hold all connections");
+            let mut one = command.stdout(Stdio::piped()).spawn().unwrap();
+            let lines = BufReader::new(one.stdout.take().unwrap()).lines();
+            let held = lines
+                .map_while(Result::ok)
+                .any(|line| line.contains("held"));
+            assert!(held);
+            Rank(one)
+        })
+        .collect();
+    let log = cluster.path("a.log");
+    for uid in 3001..3004 {
+        let refused = format!("user {uid} has as many connections as he may");
+        wait_until("all connections to be taken", || {
+            std::fs::read_to_string(&log).unwrap().contains(&refused)
+        });
+    }
+    for _ in 0..3 {
+        played(&cluster, ALICE, "be served all the same");
+        assert!(cluster.ps("a").len() <= 1, "root is answered");
+    }
+    drop(greedy);
 }
 
 /// `[R44]` `[R30]`

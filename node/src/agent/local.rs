@@ -1,8 +1,7 @@
 //! The processes of this node: ranks, which are told apart from users by their first frame.
 
-use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use meander::control::FromPort;
@@ -11,6 +10,7 @@ use meander_core::directory::Entry;
 use meander_core::limits::DIRECTORY_PAGE;
 use meander_core::moves::Trouble;
 
+use super::seats::Seat;
 use super::{Agent, departure, keeper, nodes, ranks, remote, shadows};
 use crate::cluster::Holder;
 use crate::net::frame;
@@ -18,43 +18,8 @@ use crate::process::Peer;
 use crate::user::{FromUser, HELLO, Reason, Status, ToUser};
 use crate::{Error, keyfile};
 
-/// Processes of this node that may be connected at a time, of all users but root.
-const CONNECTIONS: usize = 16_384;
-/// Of one user: none can take the agent away from the others. `[R44]`
-const CONNECTIONS_PER_USER: usize = 4096;
 /// How long the first frame may take.
 const FIRST_FRAME: Duration = Duration::from_secs(5);
-
-/// How many each user has.
-static CONNECTED: Mutex<BTreeMap<u32, usize>> = Mutex::new(BTreeMap::new());
-
-/// One connection of a user, counted until it is dropped.
-struct Seat(u32);
-
-impl Seat {
-    fn take(uid: u32) -> Option<Seat> {
-        let mut users = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = users.values().sum();
-        let own = users.entry(uid).or_default();
-        if uid != 0 && (all >= CONNECTIONS || *own >= CONNECTIONS_PER_USER) {
-            return None;
-        }
-        *own += 1;
-        Some(Seat(uid))
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut users = CONNECTED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = users.get_mut(&self.0) {
-            *own -= 1;
-            if *own == 0 {
-                users.remove(&self.0);
-            }
-        }
-    }
-}
 
 /// Why a user is refused.
 pub(super) struct Refusal {
@@ -93,7 +58,7 @@ pub(super) fn take(agent: &Arc<Agent>, stream: UnixStream) {
         return;
     };
     let Some(seat) = Seat::take(uid) else {
-        return tracing::warn!("user {uid} has too many connections; one was refused");
+        return tracing::warn!("user {uid} has as many connections as he may; one was refused");
     };
     let agent = agent.clone();
     let spawned = std::thread::Builder::new()
@@ -317,17 +282,6 @@ mod tests {
             .enumerate()
             .map(|(at, (job, rank))| (PortId(at as u128), entry(job, *rank)))
             .collect()
-    }
-
-    /// `[R44]`
-    #[test]
-    fn no_user_takes_all_connections() {
-        let (greedy, other) = (4_000_001, 4_000_002);
-        let seats: Vec<Seat> = std::iter::from_fn(|| Seat::take(greedy)).collect();
-        assert_eq!(seats.len(), CONNECTIONS_PER_USER);
-        assert!(Seat::take(other).is_some() && Seat::take(0).is_some());
-        drop(seats);
-        assert!(Seat::take(greedy).is_some());
     }
 
     #[test]

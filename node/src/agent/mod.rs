@@ -13,6 +13,7 @@ mod local;
 mod nodes;
 mod ranks;
 mod remote;
+mod seats;
 mod shadows;
 
 use std::collections::HashSet;
@@ -21,6 +22,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use meander::control::{agent_socket, run_dir};
 use meander::{Key, NodeName, PortId};
@@ -101,10 +103,17 @@ pub fn run(config: Config) -> Result<(), Error> {
     });
     tracing::info!("agent of node {} serves on {address}", agent.config.node);
     loop {
-        let (stream, _) = users
-            .accept()
-            .map_err(Error::io("taking connections of this node's processes"))?;
-        local::take(&agent, stream);
+        match users.accept() {
+            Ok((stream, _)) => local::take(&agent, stream),
+            Err(error) if secure::is_passing(&error) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => {
+                return Err(Error::io("taking connections of this node's processes")(
+                    error,
+                ));
+            }
+        }
     }
 }
 

@@ -301,7 +301,8 @@ pub fn serve(
     }
 }
 
-fn is_passing(error: &io::Error) -> bool {
+/// Whether accepting a connection may be tried again after such an error.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, Interrupted};
     let full = [
         rustix::io::Errno::MFILE,

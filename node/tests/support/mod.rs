@@ -71,8 +71,33 @@ impl Cluster {
 
     /// The same, with further options and variables.
     pub fn start_with(&mut self, node: &str, options: &[&str], environment: &[(&str, &str)]) {
+        let command = self.command(node);
+        self.start_by(command, node, options, environment);
+    }
+
+    /// The same, for an agent that may have so many descriptors and no more.
+    pub fn start_limited(&mut self, node: &str, descriptors: u32) {
+        let meander = self.command(node);
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--nofile={descriptors}:{descriptors}"))
+            .arg(meander.get_program())
+            .envs(
+                meander
+                    .get_envs()
+                    .filter_map(|(name, it)| Some((name, it?))),
+            );
+        self.start_by(command, node, &[], &[]);
+    }
+
+    fn start_by(
+        &mut self,
+        mut command: Command,
+        node: &str,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) {
         let log = std::fs::File::create(self.path(&format!("{node}.log"))).unwrap();
-        let mut command = self.command(node);
         command
             .arg("agent")
             .arg("--cluster")
