@@ -43,10 +43,21 @@ fn derived_datatypes_go_on_through_moves() {
     moved("types", 4, &[], 15);
 }
 
+#[test]
+fn moves_go_on_over_encrypted_links() {
+    let on = ["-x", "MEANDER_TCP_ENCRYPTION=on"];
+    moved_with(&on, "collectives", 3, &["2"], 16);
+}
+
 /// After so many moves the ranks are left alone.
 const MOVES: u32 = 100;
 
 fn moved(name: &str, ranks: u32, arguments: &[&str], seed: u64) {
+    moved_with(&[], name, ranks, arguments, seed);
+}
+
+/// The same, with further options of `mpirun`.
+fn moved_with(options: &[&str], name: &str, ranks: u32, arguments: &[&str], seed: u64) {
     let run_dir = tempfile::tempdir().expect("a directory");
     let moves = Arc::new(Mutex::new(0));
     let agent = Agent {
@@ -65,6 +76,7 @@ fn moved(name: &str, ranks: u32, arguments: &[&str], seed: u64) {
     let (preload, program) = (preload(), program(name));
     let mut all = vec!["-x", &preload, "-x", "MEANDER_RUN_DIR", &program];
     all.extend(arguments);
+    let all = [options, &all].concat();
     let mut command = command(ranks, &all);
     command
         .stdin(Stdio::null())

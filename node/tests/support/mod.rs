@@ -76,6 +76,7 @@ impl Cluster {
     }
 
     /// The same, for an agent that may have so many descriptors and no more.
+    #[allow(dead_code)] // Not every test file uses it.
     pub fn start_limited(&mut self, node: &str, descriptors: u32) {
         let meander = self.command(node);
         let mut command = Command::new("prlimit");
