@@ -59,7 +59,7 @@ impl Incoming {
         link: LinkId,
         mut records: &[u8],
         places: &mut LocalPlaces,
-        named: &mut RemotePlaces,
+        named: &mut RemotePlaces<Arc<Region>>,
         sink: &mut S,
     ) -> Result<(), LinkError> {
         while !records.is_empty() {
@@ -112,7 +112,7 @@ impl Incoming {
         link: LinkId,
         records: &mut &[u8],
         places: &mut LocalPlaces,
-        named: &mut RemotePlaces,
+        named: &mut RemotePlaces<Arc<Region>>,
         sink: &mut S,
     ) -> Result<(), LinkError> {
         let kind = Record::parse(take::<1>(records)?[0])?;

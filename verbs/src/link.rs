@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
@@ -11,7 +12,7 @@ use socket2::Socket;
 use crate::credits::Credits;
 use crate::incoming::{Incoming, LocalPlaces};
 use crate::limits;
-use crate::objects::{Arrived, QueuePair};
+use crate::objects::{Arrived, QueuePair, Region};
 use crate::outgoing::Outgoing;
 use crate::packet::RemotePlaces;
 use crate::setup::INTRODUCTION_BYTES;
@@ -38,7 +39,7 @@ pub(crate) struct Link {
     /// Where the peer may write.
     pub places: LocalPlaces,
     /// Where this side may write.
-    pub named: RemotePlaces,
+    pub named: RemotePlaces<Arc<Region>>,
     /// There is something to read, or the link has ended and `receive` is to say so.
     pub readable: bool,
     /// It is in the transport's list of readable links.

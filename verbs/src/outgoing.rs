@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use arrayvec::ArrayVec;
+use meander_core::Slice;
 use meander_core::limits::APP_HEADER_BYTES;
 use meander_core::transport::{Body, Frame, Memory, SendError};
 use meander_core::wire::{FrameKind, HEADER_BYTES};
@@ -30,7 +31,7 @@ struct Queued {
     head: ArrayVec<u8, { 1 + PLACE_BYTES + HEADER_BYTES + APP_HEADER_BYTES }>,
     body: Body,
     /// Of a data frame, what its payload is of and from which offset on.
-    payload: Option<(Message, u64)>,
+    payload: Option<(Message, u64, Slice)>,
 }
 
 /// Payload that could be written straight into its place.
@@ -38,6 +39,8 @@ struct Queued {
 pub(crate) struct Payload {
     pub message: Message,
     pub offset: u64,
+    /// The buffer that it is in.
+    pub slice: Slice,
     /// Where it is now.
     pub address: usize,
     pub bytes: usize,
@@ -85,12 +88,17 @@ impl Outgoing {
             head.try_extend_from_slice(part)
                 .expect("it is as long as all can be");
         }
-        let is_data = header.kind == FrameKind::Data as u8 && matches!(frame.body, Body::Slice(_));
+        let payload = match frame.body {
+            Body::Slice(slice) if header.kind == FrameKind::Data as u8 => {
+                Some((message(&header), header.arg.get(), slice))
+            }
+            _ => None,
+        };
         self.bytes += head.len() + frame.body.len();
         self.frames.push_back(Queued {
             head,
             body: frame.body,
-            payload: is_data.then(|| (message(&header), header.arg.get())),
+            payload,
         });
         self.was_full |= !self.has_room();
         Ok(())
@@ -142,11 +150,12 @@ impl Outgoing {
                     break;
                 }
                 let large = body.len() as u64 >= limits::PLACE_BYTES_MIN;
-                if let Some((message, offset)) = first.payload.filter(|_| large) {
+                if let Some((message, offset, slice)) = first.payload.filter(|_| large) {
                     let (address, bytes) = (body.as_ptr() as usize, body.len());
                     match write(Payload {
                         message,
                         offset,
+                        slice,
                         address,
                         bytes,
                     }) {
@@ -181,7 +190,6 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use meander_core::transport::Slice;
     use meander_core::wire::{AppHeader, FrameHeader};
     use meander_core::{BufferId, LinkId};
     use meander_sim::conformance::{Got, Record as Sink};

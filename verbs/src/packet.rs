@@ -116,31 +116,51 @@ impl RemotePlace {
     }
 }
 
-/// The places that a peer has named and not yet got all for.
-#[derive(Default)]
-pub(crate) struct RemotePlaces(FxHashMap<Message, RemotePlace>);
+/// The places that a peer has named and not yet got all for, each with what this side keeps for it: the
+/// region that its payload comes out of.
+pub(crate) struct RemotePlaces<R>(FxHashMap<Message, (RemotePlace, Option<R>)>);
 
-impl RemotePlaces {
+impl<R> Default for RemotePlaces<R> {
+    fn default() -> Self {
+        RemotePlaces(FxHashMap::default())
+    }
+}
+
+/// Where payload is to be written.
+pub(crate) struct Target<'a, R> {
+    /// The address there.
+    pub address: u64,
+    /// The key for it.
+    pub rkey: u32,
+    /// Bytes from there to the place's end.
+    pub rest: u64,
+    /// What is kept for the place.
+    pub kept: &'a mut Option<R>,
+}
+
+impl<R> RemotePlaces<R> {
     /// The peer has named a place. Past a bound it is not kept: its payload is sent then.
     pub fn named(&mut self, message: Message, place: RemotePlace) {
         if self.0.len() < PLACES || self.0.contains_key(&message) {
-            self.0.insert(message, place);
+            self.0.insert(message, (place, None));
         }
     }
 
-    /// Where to write payload, with the key for it.
-    pub fn find(&self, message: Message, offset: u64, bytes: u64) -> Option<(u64, u32)> {
-        let place = self.0.get(&message)?;
-        Some((place.at(offset, bytes)?, place.rkey))
+    /// Where to write so much payload; `None` where nobody has said that, or it does not fit.
+    pub fn find(&mut self, message: Message, offset: u64, bytes: u64) -> Option<Target<'_, R>> {
+        let (place, kept) = self.0.get_mut(&message)?;
+        Some(Target {
+            address: place.at(offset, bytes)?,
+            rkey: place.rkey,
+            rest: place.bytes - (offset - place.offset),
+            kept,
+        })
     }
 
     /// Payload up to `end` is on its way: a place that has all is forgotten.
     pub fn sent(&mut self, message: Message, end: u64) {
-        if self
-            .0
-            .get(&message)
-            .is_some_and(|place| end >= place.offset.saturating_add(place.bytes))
-        {
+        let all = |place: &RemotePlace| end >= place.offset.saturating_add(place.bytes);
+        if self.0.get(&message).is_some_and(|(place, _)| all(place)) {
             self.0.remove(&message);
         }
     }
@@ -183,12 +203,16 @@ mod tests {
         };
         assert_eq!(RemotePlace::parse(&place.encode(), 100), place);
         let message = Message { stream: 1, seq: 2 };
-        let mut places = RemotePlaces::default();
+        let mut places = RemotePlaces::<()>::default();
         places.named(message, place);
-        assert_eq!(places.find(message, 100, 50), Some((0x7fff_0000, 77)));
-        assert_eq!(places.find(message, 149, 1), Some((0x7fff_0031, 77)));
+        let mut find = |offset, bytes| {
+            let found = places.find(message, offset, bytes)?;
+            Some((found.address, found.rkey, found.rest))
+        };
+        assert_eq!(find(100, 50), Some((0x7fff_0000, 77, 50)));
+        assert_eq!(find(149, 1), Some((0x7fff_0031, 77, 1)));
         for (offset, bytes) in [(99, 1), (100, 51), (150, 1), (u64::MAX, 1), (101, u64::MAX)] {
-            assert_eq!(places.find(message, offset, bytes), None);
+            assert_eq!(find(offset, bytes), None);
         }
         places.sent(message, 149);
         assert!(places.find(message, 149, 1).is_some());
@@ -204,7 +228,7 @@ mod tests {
             bytes: 1,
             rkey: 0,
         };
-        let mut places = RemotePlaces::default();
+        let mut places = RemotePlaces::<()>::default();
         for seq in 0..2 * PLACES as u64 {
             places.named(Message { stream: 0, seq }, place);
         }

@@ -221,6 +221,9 @@ impl AsFd for CompletionQueue {
 
 impl Drop for CompletionQueue {
     fn drop(&mut self) {
+        if self.context.is_forked() {
+            return;
+        }
         self.take_events();
         self.acknowledge();
         let library = self.context.library();

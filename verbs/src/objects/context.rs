@@ -21,6 +21,8 @@ pub(crate) struct Context {
     raw: NonNull<ibv_context>,
     library: &'static Library,
     device: String,
+    /// Who opened it.
+    process: u32,
 }
 
 // SAFETY: libibverbs locks what it changes in a context; the pointer is freed once, by `drop`.
@@ -87,6 +89,7 @@ impl Context {
             raw,
             library,
             device: device.to_owned(),
+            process: std::process::id(),
         };
         let flags = rustix::fs::fcntl_getfl(context.events())
             .and_then(|flags| rustix::fs::fcntl_setfl(context.events(), flags | OFlags::NONBLOCK));
@@ -97,6 +100,12 @@ impl Context {
     /// The device's name.
     pub fn device(&self) -> &str {
         &self.device
+    }
+
+    /// Whether this is a forked child of the process that opened the device. Its copies of what was made
+    /// stand for the parent's objects: dropping them must not destroy those.
+    pub fn is_forked(&self) -> bool {
+        std::process::id() != self.process
     }
 
     /// The functions of libibverbs.
@@ -246,6 +255,9 @@ fn read_event(kind: c_int, pair: impl Fn() -> u32, port: impl Fn() -> c_int) -> 
 
 impl Drop for Context {
     fn drop(&mut self) {
+        if self.is_forked() {
+            return;
+        }
         // SAFETY: whatever was made of the context holds it by an Arc, so nothing is left of it.
         let result = unsafe { (self.library.ibv_close_device)(self.raw()) };
         if let Err(error) = self.checked("ibv_close_device", result) {
@@ -286,6 +298,9 @@ impl Domain {
 
 impl Drop for Domain {
     fn drop(&mut self) {
+        if self.context.is_forked() {
+            return;
+        }
         // SAFETY: whatever was made in the domain holds it by an Arc, so nothing is left of it.
         let result = unsafe { (self.context.library.ibv_dealloc_pd)(self.raw()) };
         if let Err(error) = self.context.checked("ibv_dealloc_pd", result) {

@@ -75,6 +75,9 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         let context = self.domain.context();
+        if context.is_forked() {
+            return;
+        }
         // SAFETY: work requests that use the region hold it by an Arc, so none is outstanding.
         let result = unsafe { (context.library().ibv_dereg_mr)(self.raw.as_ptr()) };
         if let Err(error) = context.checked("ibv_dereg_mr", result) {
@@ -147,6 +150,8 @@ impl Chunk {
 struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
+    /// Who made it.
+    process: u32,
 }
 
 // SAFETY: the mapping is memory like any other, unmapped once.
@@ -166,7 +171,12 @@ impl Mapping {
             )?
         };
         let start = NonNull::new(start.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        let mapping = Mapping { start, bytes };
+        let process = std::process::id();
+        let mapping = Mapping {
+            start,
+            bytes,
+            process,
+        };
         // A forked child must not make the parent's pages copies that the device does not know.
         // SAFETY: nobody has the memory yet.
         unsafe {
@@ -178,10 +188,11 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: it was mapped by `new`; slots hold the chunk, so nobody has a part of it. A forked
-        // child has no such mapping, for which the call is harmless unless it mapped something of its own
-        // there: a child that drops a port it inherited must not; the runtime forgets it there.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+        // A forked child has no such mapping, and may have something of its own there.
+        if std::process::id() == self.process {
+            // SAFETY: it was mapped by `new`; slots hold the chunk, so nobody has a part of it.
+            let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+        }
     }
 }
 

@@ -11,6 +11,9 @@
 //! Memory that a device reads or writes is never reached by a reference meanwhile: a slot is a token, which
 //! is given away when it is posted and comes back with its completion.
 //!
+//! A forked child has copies of these values, and drops them without a word to the device: the objects are
+//! its parent's.
+//!
 //! libibverbs is thread-safe (`man 7 rdma_core`'s providers lock each object), so these values may go
 //! from thread to thread and be shared.
 

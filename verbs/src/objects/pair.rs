@@ -46,7 +46,7 @@ unsafe impl Sync for QueuePair {}
 enum Keep {
     Nothing,
     Slot(SendSlot),
-    Region { _held: Arc<Region> },
+    Region(Arc<Region>),
 }
 
 /// Where a queue pair's peer is, and how to get there.
@@ -119,9 +119,27 @@ impl SendRequest {
             address: from as u64,
             bytes: bytes as u32,
             lkey: region.lkey(),
-            keep: Keep::Region { _held: region },
+            keep: Keep::Region(region),
             operation: Operation::Write { address: to, rkey },
         })
+    }
+
+    /// Whether another write takes up where this one ends, on both sides, out of the same region.
+    fn goes_on_with(&self, next: &SendRequest) -> bool {
+        let (Keep::Region(region), Keep::Region(other)) = (&self.keep, &next.keep) else {
+            return false;
+        };
+        let (Operation::Write { address: to, rkey }, Operation::Write { address, rkey: key }) =
+            (self.operation, next.operation)
+        else {
+            return false;
+        };
+        let bytes = u64::from(self.bytes);
+        Arc::ptr_eq(region, other)
+            && rkey == key
+            && self.address + bytes == next.address
+            && to.wrapping_add(bytes) == address
+            && bytes + u64::from(next.bytes) <= WRITE_BYTES_MAX
     }
 
     /// Whether it is a write.
@@ -129,6 +147,9 @@ impl SendRequest {
         matches!(self.operation, Operation::Write { .. })
     }
 }
+
+/// Bytes of one write; every device takes as many.
+const WRITE_BYTES_MAX: u64 = 1 << 24;
 
 /// What one call of [`QueuePair::post`] has posted.
 #[derive(Clone, Copy, Debug, Default)]
@@ -153,8 +174,15 @@ unsafe impl Send for Chain {}
 unsafe impl Sync for Chain {}
 
 impl Chain {
+    /// Adds a request. A write that goes on where the one before ends becomes one with it.
     pub fn push(&mut self, request: SendRequest) {
-        self.requests.push(request);
+        if let Some(last) = self.requests.last_mut()
+            && last.goes_on_with(&request)
+        {
+            last.bytes += request.bytes;
+        } else {
+            self.requests.push(request);
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -370,6 +398,9 @@ impl QueuePair {
             return VecDeque::new();
         }
         let context = self.domain.context();
+        if context.is_forked() {
+            return VecDeque::new();
+        }
         // SAFETY: it was made by `new`, and is destroyed once.
         let result = unsafe { (context.library().ibv_destroy_qp)(self.raw.as_ptr()) };
         let outstanding = std::mem::take(&mut self.outstanding);

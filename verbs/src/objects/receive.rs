@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrayvec::ArrayVec;
 use rdma_sys::{ibv_post_srq_recv, ibv_recv_wr, ibv_sge, ibv_srq, ibv_srq_attr, ibv_srq_init_attr};
 
 use super::completion::RECEIVE;
@@ -11,6 +12,9 @@ use super::context::Domain;
 use super::memory::Chunk;
 use crate::VerbsError;
 use crate::limits::{CHUNK_SLOTS, SLOT_BYTES};
+
+/// Slots posted with one call.
+const POSTED_AT_ONCE: usize = 32;
 
 /// A receive queue. Queue pairs hold it, and it holds every chunk that was posted to it.
 pub(super) struct ReceiveQueue {
@@ -53,6 +57,9 @@ impl ReceiveQueue {
 impl Drop for ReceiveQueue {
     fn drop(&mut self) {
         let context = self.domain.context();
+        if context.is_forked() {
+            return;
+        }
         // SAFETY: queue pairs hold the queue by an Arc, so none uses it any more.
         let result = unsafe { (context.library().ibv_destroy_srq)(self.raw()) };
         if let Err(error) = context.checked("ibv_destroy_srq", result) {
@@ -154,14 +161,19 @@ impl ReceivePool {
         self.waiting.len() >= at_least
     }
 
-    /// Posts the slots that were given back, in one batch.
+    /// Posts the slots that were given back.
     pub fn post(&mut self) -> Result<(), VerbsError> {
-        if self.waiting.is_empty() {
-            return Ok(());
+        while !self.waiting.is_empty() {
+            self.post_some()?;
         }
-        let mut parts: Vec<ibv_sge> = Vec::with_capacity(self.waiting.len());
-        let mut requests: Vec<ibv_recv_wr> = Vec::with_capacity(self.waiting.len());
-        for &slot in &self.waiting {
+        Ok(())
+    }
+
+    fn post_some(&mut self) -> Result<(), VerbsError> {
+        let some = self.waiting.len().min(POSTED_AT_ONCE);
+        let mut parts: ArrayVec<ibv_sge, POSTED_AT_ONCE> = ArrayVec::new();
+        let mut requests: ArrayVec<ibv_recv_wr, POSTED_AT_ONCE> = ArrayVec::new();
+        for &slot in &self.waiting[..some] {
             let (chunk, number) = place(slot);
             let chunk = &self.chunks[chunk];
             parts.push(ibv_sge {
@@ -178,11 +190,11 @@ impl ReceivePool {
         }
         // Both lists have their places now.
         let (parts, first) = (parts.as_mut_ptr(), requests.as_mut_ptr());
-        for at in 0..requests.len() {
-            // SAFETY: both lists are as long as `waiting`, and are not moved before the call below.
+        for at in 0..some {
+            // SAFETY: both lists are `some` long, and are not moved before the call below.
             unsafe {
                 (*first.add(at)).sg_list = parts.add(at);
-                if at + 1 < requests.len() {
+                if at + 1 < some {
                     (*first.add(at)).next = first.add(at + 1);
                 }
             }
@@ -191,12 +203,10 @@ impl ReceivePool {
         // SAFETY: the queue is there and holds the chunks; the slots are given away here: nobody has them
         // until they complete.
         let result = unsafe { ibv_post_srq_recv(self.queue.raw(), first, &mut bad) };
-        self.queue
-            .domain
-            .context()
-            .checked("ibv_post_srq_recv", result)?;
+        let context = self.queue.domain.context();
+        context.checked("ibv_post_srq_recv", result)?;
         self.batches += 1;
-        for slot in self.waiting.drain(..) {
+        for slot in self.waiting.drain(..some) {
             self.posted[slot as usize] = true;
         }
         Ok(())

@@ -1,12 +1,16 @@
 //! Frames go out as packets, and packets come in as frames.
 
+use std::sync::Arc;
+
+use meander_core::Slice;
 use meander_core::transport::{FrameSink, LinkError, LinkEvent, Memory};
 
+use super::registered::Registered;
 use super::{LinkKey, VerbsTransport, id};
 use crate::limits;
-use crate::objects::SendRequest;
+use crate::objects::{Region, SendRequest};
 use crate::outgoing::{Payload, Written};
-use crate::packet::{PREFIX_BYTES, Prefix};
+use crate::packet::{PREFIX_BYTES, Prefix, RemotePlaces};
 
 /// Work requests that are left for what must not wait behind data: a packet of credits.
 const RESERVED_REQUESTS: usize = 1;
@@ -54,35 +58,24 @@ impl VerbsTransport {
             let (chain, registered, named) =
                 (&mut self.chain, &mut self.registered, &mut link.named);
             let counters = &mut self.counters;
-            let filled = link
-                .outgoing
-                .fill(slot.bytes_mut(), memory, |payload: Payload| {
-                    let Payload {
-                        message,
-                        offset,
-                        address,
-                        bytes,
-                    } = payload;
-                    let Some((to, rkey)) = named.find(message, offset, bytes as u64) else {
-                        return Written::No;
-                    };
-                    // The write, and the packet that tells of it.
-                    if chain.len() + 1 + RESERVED_REQUESTS >= room {
-                        return Written::Later;
-                    }
-                    let region = registered.region(address, bytes);
-                    let write =
-                        region.and_then(|it| SendRequest::write(it, address, bytes, to, rkey));
-                    let Some(write) = write else {
+            let filled = link.outgoing.fill(slot.bytes_mut(), memory, |payload| {
+                // The write, and the packet that tells of it.
+                if chain.len() + 1 + RESERVED_REQUESTS >= room {
+                    return Written::Later;
+                }
+                match write_request(&payload, memory, named, registered) {
+                    // On one queue pair the packet comes after what is written before it. [R64]
+                    Ok(Some(request)) => chain.push(request),
+                    Ok(None) => return Written::No,
+                    Err(Unregistered) => {
                         counters.unregistered += 1;
                         return Written::No;
-                    };
-                    // On one queue pair the packet comes after what is written before it. [R64]
-                    chain.push(write);
-                    counters.written_bytes += bytes as u64;
-                    named.sent(message, offset + bytes as u64);
-                    Written::Yes
-                });
+                    }
+                }
+                counters.written_bytes += payload.bytes as u64;
+                named.sent(payload.message, payload.offset + payload.bytes as u64);
+                Written::Yes
+            });
             let filled = match filled {
                 Ok(filled) => filled,
                 Err(errno) => {
@@ -189,4 +182,45 @@ impl VerbsTransport {
         }
         Ok(true)
     }
+}
+
+/// The memory of payload can't be registered.
+struct Unregistered;
+
+/// The request that writes payload into its place; `None` where the peer has named none.
+fn write_request(
+    payload: &Payload,
+    memory: &dyn Memory,
+    named: &mut RemotePlaces<Arc<Region>>,
+    registered: &mut Registered,
+) -> Result<Option<SendRequest>, Unregistered> {
+    let Payload {
+        message,
+        offset,
+        slice,
+        address,
+        bytes,
+    } = *payload;
+    let Some(target) = named.find(message, offset, bytes as u64) else {
+        return Ok(None);
+    };
+    let kept = target
+        .kept
+        .take()
+        .filter(|region| region.covers(address, bytes));
+    let region = kept.or_else(|| {
+        // All that the peer has asked for is registered at once.
+        let all = memory.read(Slice {
+            len: target.rest,
+            ..slice
+        });
+        let whole = all.len() as u64 == target.rest && all.as_ptr() as usize == address;
+        registered.region(address, if whole { all.len() } else { bytes })
+    });
+    let region = region.ok_or(Unregistered)?;
+    *target.kept = Some(Arc::clone(&region));
+    let (to, rkey) = (target.address, target.rkey);
+    SendRequest::write(region, address, bytes, to, rkey)
+        .map(Some)
+        .ok_or(Unregistered)
 }

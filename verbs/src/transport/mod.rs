@@ -411,6 +411,26 @@ impl Transport for VerbsTransport {
     }
 }
 
+impl Drop for VerbsTransport {
+    fn drop(&mut self) {
+        if self.device.context.is_forked() {
+            return;
+        }
+        // Peers are to see it also where a forked child still has the descriptors.
+        let links = self.links.values().map(|link| &link.socket);
+        let listeners = self.listeners.iter().map(|listener| &listener.socket);
+        for socket in links.chain(listeners) {
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+/// A port's transports go from thread to thread, under its lock.
+const _: fn() = || {
+    fn goes<T: Send>() {}
+    goes::<VerbsTransport>();
+};
+
 fn id(key: LinkKey) -> LinkId {
     LinkId(key.data().as_ffi())
 }
