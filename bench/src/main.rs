@@ -1,7 +1,8 @@
 //! Latency and bandwidth of Meander streams, beside a plain socket that does the same in the same
 //! run.
 //!
-//! Two processes on this machine talk over loopback. For each size the contenders take turns, round
+//! Two processes on this machine talk over loopback, or one of two machines serves and the other
+//! measures ([`remote`]); `MEANDER_TRANSPORT` chooses the transport. For each size the contenders take turns, round
 //! after round, so that whatever else the machine does meets all of them; what is reported is the
 //! median of the rounds.
 
@@ -11,6 +12,7 @@ mod line;
 mod measure;
 mod migrate;
 mod peer;
+mod remote;
 mod report;
 
 use clap::{Args, Parser, Subcommand};
@@ -40,6 +42,8 @@ enum Command {
     /// What the directory costs: a look-up and a move with many ports in it, and a move of a port
     /// with many peers.
     Directory(directory::Options),
+    /// Be the other process of one `latency` or `bandwidth` on another machine, then end.
+    Serve(remote::ServeOptions),
     /// The other process of a measurement; it is started by the first.
     #[command(hide = true)]
     Peer,
@@ -59,9 +63,11 @@ struct Options {
     /// Messages of a round; by default as many as take a moment.
     #[arg(long)]
     messages: Option<usize>,
-    /// Contenders, separated by commas; the raw socket is always one.
+    /// Contenders, separated by commas; on one machine the raw socket is always one.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Contender>,
+    #[command(flatten)]
+    elsewhere: remote::Elsewhere,
     /// Print JSON, not a table.
     #[arg(long)]
     json: bool,
@@ -93,6 +99,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bandwidth(options) => (Measure::Bandwidth, options, BANDWIDTH_SIZES),
         Command::Migrate(options) => return print_migrate(&options),
         Command::Directory(options) => return directory::run(&options),
+        Command::Serve(options) => return remote::serve(&options),
         Command::Peer => return peer::serve(),
         Command::Successor => return peer::succeed(),
     };
@@ -102,10 +109,12 @@ fn main() -> anyhow::Result<()> {
         options.sizes
     };
     let mut results = Vec::new();
-    let mut session = measure::Session::start()?;
-    let mut contenders = vec![Contender::RawSocket];
-    let others = Contender::ALL.into_iter().skip(1);
-    contenders.extend(others.filter(|it| options.only.is_empty() || options.only.contains(it)));
+    let mut session = options.elsewhere.session()?;
+    // The first is what the others are compared with.
+    let compared =
+        |it: &Contender| *it == Contender::RawSocket && options.elsewhere.connect.is_none();
+    let mut contenders = Contender::ALL.to_vec();
+    contenders.retain(|it| compared(it) || options.only.is_empty() || options.only.contains(it));
     for size in sizes {
         let row = session.row(
             measure,

@@ -1,7 +1,7 @@
 //! Rounds, in which the contenders take turns.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,8 +48,9 @@ pub struct ContenderResult {
 /// The two processes and the lines between them.
 pub struct Session {
     pub(crate) lines: Lines,
-    pub(crate) orders: ChildStdin,
-    pub(crate) peer: Child,
+    pub(crate) orders: Box<dyn Write>,
+    /// `None`: it runs elsewhere.
+    pub(crate) peer: Option<Child>,
     listener: TcpListener,
 }
 
@@ -66,20 +67,31 @@ impl Session {
     pub fn start() -> Result<Session> {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+        let (peer, orders) = other_process("peer")?;
         let key = Key(secret);
+        let local = Ipv4Addr::LOCALHOST.into();
+        let mut session = Session::invite(Box::new(orders), local, key, true)?;
+        session.peer = Some(peer);
+        Ok(session)
+    }
+
+    /// Connects every line with a process that takes orders, and reaches this one at an address; it
+    /// has the key, or is told.
+    pub fn invite(
+        mut orders: Box<dyn Write>,
+        here: IpAddr,
+        key: Key,
+        tell: bool,
+    ) -> Result<Session> {
         let port = Port::open(Config::from_env(key.clone())?)?;
         port.listen(SERVICE);
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let socket = listener.local_addr()?;
-        let (peer, mut orders) = other_process("peer")?;
-        say(
-            &mut orders,
-            &Invitation {
-                key,
-                contact: port.contact(),
-                socket,
-            },
-        )?;
+        let listener = TcpListener::bind((here, 0))?;
+        let invitation = Invitation {
+            key: tell.then_some(key),
+            contact: port.contact(),
+            socket: listener.local_addr()?,
+        };
+        say(&mut orders, &invitation)?;
         let stream = port.accept(Some(Duration::from_secs(20)))?;
         let stream_posted = StreamPosted::new(port.clone(), stream.peer());
         let raw_socket = RawSocket::new(listener.accept()?.0)?;
@@ -90,7 +102,7 @@ impl Session {
                 stream,
             },
             orders,
-            peer,
+            peer: None,
             listener,
         })
     }
@@ -167,9 +179,11 @@ impl Session {
     }
 
     /// Ends the other process.
-    pub fn end(mut self) -> Result<()> {
+    pub fn end(self) -> Result<()> {
         drop(self.orders);
-        ensure!(self.peer.wait()?.success(), "the other process failed");
+        if let Some(mut peer) = self.peer {
+            ensure!(peer.wait()?.success(), "the other process failed");
+        }
         Ok(())
     }
 }
@@ -236,7 +250,7 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// Writes a line that the other process understands.
-pub fn say(to: &mut ChildStdin, what: &impl Serialize) -> Result<()> {
+pub fn say(to: &mut dyn Write, what: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(what)?;
     line.push(b'\n');
     to.write_all(&line)?;

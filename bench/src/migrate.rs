@@ -96,11 +96,8 @@ impl Samples {
 /// longest round trip.
 fn hand_over(mut session: Session, size: usize) -> Result<(Duration, Session)> {
     let (successor, mut orders) = other_process("successor")?;
-    let value = session
-        .peer
-        .stdout
-        .take()
-        .context("the peer has no output")?;
+    let mut first = session.peer.take().context("the peer is no child")?;
+    let value = first.stdout.take().context("the peer has no output")?;
     say(
         &mut session.orders,
         &Order::HandOver {
@@ -127,9 +124,9 @@ fn hand_over(mut session: Session, size: usize) -> Result<(Duration, Session)> {
             .map_err(|_| anyhow!("the hand-over panicked"))??;
         Ok::<_, anyhow::Error>((longest, orders))
     })?;
-    ensure!(session.peer.wait()?.success(), "the first process failed");
-    session.peer = successor;
-    session.orders = orders;
+    ensure!(first.wait()?.success(), "the first process failed");
+    session.peer = Some(successor);
+    session.orders = Box::new(orders);
     session.accept_socket()?;
     Ok((longest, session))
 }

@@ -1,7 +1,7 @@
 //! The other process of a measurement: sends back, or receives and says when it has all; and hands
 //! its port on to a successor.
 
-use std::io::{self, BufRead, StdinLock};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use crate::measure::Measure;
 /// What the peer needs to reach the measuring process: the first line of its input, in JSON.
 #[derive(Serialize, Deserialize)]
 pub struct Invitation {
-    pub key: Key,
+    /// Not told over a network: there, both have it already.
+    pub key: Option<Key>,
     pub contact: Contact,
     pub socket: SocketAddr,
 }
@@ -70,12 +71,20 @@ impl Lines {
     }
 }
 
+/// The lines of its input.
+pub type Input<'a> = &'a mut dyn Iterator<Item = io::Result<String>>;
+
 /// Connects, and carries out orders until there are no more.
 pub fn serve() -> Result<()> {
     die_with_parent()?;
-    let mut input = io::stdin().lock();
-    let invitation: Invitation = next(&mut input)?.context("no invitation")?;
-    let port = Port::open(Config::from_env(invitation.key)?)?;
+    accept_invitation(&mut io::stdin().lines(), None)
+}
+
+/// Takes an invitation and then orders from a process that has this key, or tells its own.
+pub fn accept_invitation(input: Input<'_>, key: Option<Key>) -> Result<()> {
+    let invitation: Invitation = next(input)?.context("no invitation")?;
+    let key = key.or(invitation.key).context("no key")?;
+    let port = Port::open(Config::from_env(key)?)?;
     let stream = port.connect(&invitation.contact, SERVICE)?;
     let lines = Lines {
         raw_socket: RawSocket::new(TcpStream::connect(invitation.socket)?)?,
@@ -88,13 +97,14 @@ pub fn serve() -> Result<()> {
 /// Attaches a port that another process has handed over, and goes on in its place.
 pub fn succeed() -> Result<()> {
     die_with_parent()?;
-    let mut input = io::stdin().lock();
+    let mut lines = io::stdin().lines();
+    let input: Input<'_> = &mut lines;
     let Succession {
         port,
         socket,
         size,
         messages,
-    } = next(&mut input)?.context("no port")?;
+    } = next(input)?.context("no port")?;
     let unused = Key([0; 32]); // The port brings its own.
     let (port, mut streams) = Port::attach(Config::from_env(unused)?, &port)?;
     let mut stream = streams.pop().context("the port had no stream")?;
@@ -107,8 +117,8 @@ pub fn succeed() -> Result<()> {
     obey(port, lines, input)
 }
 
-fn obey(port: Port, mut lines: Lines, mut input: StdinLock<'_>) -> Result<()> {
-    while let Some(order) = next(&mut input)? {
+fn obey(port: Port, mut lines: Lines, input: Input<'_>) -> Result<()> {
+    while let Some(order) = next(input)? {
         match order {
             Order::Round(round) => carry_out(&mut lines, &round)?,
             Order::HandOver { size, messages } => {
@@ -148,11 +158,10 @@ fn echo(line: &mut dyn Line, size: usize, messages: usize) -> Result<()> {
 }
 
 /// The next line of the input, unless it has ended.
-fn next<T: for<'a> Deserialize<'a>>(input: &mut StdinLock<'_>) -> Result<Option<T>> {
-    let mut line = String::new();
-    Ok(match input.read_line(&mut line)? {
-        0 => None,
-        _ => Some(serde_json::from_str(&line)?),
+fn next<T: for<'a> Deserialize<'a>>(input: Input<'_>) -> Result<Option<T>> {
+    Ok(match input.next() {
+        None => None,
+        Some(line) => Some(serde_json::from_str(&line?)?),
     })
 }
 

@@ -17,6 +17,7 @@
 
 pub mod agent;
 pub mod artifacts;
+pub mod compare;
 pub mod demo;
 pub mod downtime;
 pub mod fault;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use meander_lab::{Lab, Rxe, demo, downtime, rxe, state, teardown};
+use meander_lab::{Lab, Rxe, compare, demo, downtime, rxe, state, teardown};
 
 /// The name of the lab when none is given.
 const DEFAULT_LAB: &str = "lab";
@@ -102,6 +102,21 @@ enum RxeCommands {
     },
     /// End the machines
     Down,
+    /// Streams over verbs beside perftest, rsockets and UCX, on two machines of its own
+    Compare {
+        /// Sizes of the messages in bytes, separated by commas
+        #[arg(long, value_delimiter = ',', default_values_t = compare::SIZES)]
+        sizes: Vec<usize>,
+        /// Rounds of each tool at each size
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Tools to compare with, separated by commas; all if there are none
+        #[arg(long, value_delimiter = ',')]
+        with: Vec<String>,
+        /// What our side uses
+        #[arg(long, default_value = "verbs")]
+        transport: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -170,6 +185,20 @@ fn run_rxe(name: &str, command: RxeCommands) -> Result<()> {
             );
         }
         RxeCommands::Down => Rxe::find(name)?.down(),
+        RxeCommands::Compare {
+            sizes,
+            rounds,
+            with,
+            transport,
+        } => {
+            let options = compare::Options {
+                sizes,
+                rounds,
+                others: with,
+                transport,
+            };
+            compare::run(&format!("{name}-compare"), &options)?;
+        }
     }
     Ok(())
 }

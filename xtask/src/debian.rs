@@ -101,6 +101,18 @@ const MACHINE_PACKAGES: &[Package] = &[
         name: "ibverbs-utils",
         why: "a scenario: ibv_rc_pingpong",
     },
+    Package {
+        name: "perftest",
+        why: "compared with: ib_send_lat, ib_write_lat, ib_write_bw",
+    },
+    Package {
+        name: "rdmacm-utils",
+        why: "compared with: rsockets' rstream and riostream",
+    },
+    Package {
+        name: "ucx-utils",
+        why: "compared with: ucx_perftest",
+    },
 ];
 
 /// The recipe of the CRIU tree.

@@ -30,6 +30,8 @@ Try it:
   rxe run NODE CMD  run a command on one: `cargo xtask rxe run a ibv_devices`
   rxe down          end them
   rxe test          the scenarios on such machines
+  rxe compare       streams over verbs beside perftest, rsockets and UCX there (--sizes, --rounds, --with):
+                    a table, and target/rxe-compare.json
 
 Work on it:
   setup             install what is missing: Debian packages, and a CRIU that works on this kernel
@@ -143,7 +145,7 @@ fn fuzz(words: &[&str]) -> Result<ExitCode, Failure> {
 }
 
 fn rxe(words: &[&str]) -> Result<ExitCode, Failure> {
-    if words.contains(&"up") {
+    if matches!(words, ["up" | "compare", ..]) {
         debian::setup()?;
         debian::setup_machines()?;
         build::release()?;
