@@ -45,3 +45,4 @@ pub use meander_core::{
 pub use meander_verbs::VerbsConfig;
 pub use port::Port;
 pub use stream::Stream;
+pub use transports::verbs_here;

@@ -32,6 +32,13 @@ pub(crate) struct TransportConfig {
     pub verbs: VerbsConfig,
 }
 
+/// What verbs a port with this configuration would use here, for people; or why there are none. For
+/// tools that look a node over.
+pub fn verbs_here(config: &VerbsConfig) -> Result<String, Error> {
+    let verbs = VerbsTransport::open(config).map_err(Error::Verbs)?;
+    Ok(verbs.describe())
+}
+
 /// See the module.
 pub(crate) struct Transports {
     /// By tag.

@@ -9,6 +9,7 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
+use std::net::Ipv6Addr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use socket2::Socket;
 
 use self::registered::Registered;
 use crate::card::{Contents, VERSION};
-use crate::device::{Chosen, choose};
+use crate::device::{Chosen, ETHERNET, choose};
 use crate::link::Link;
 use crate::objects::{
     AsyncEvent, Chain, Completion, CompletionQueue, DeviceLimits, Domain, ReceivePool, SendPool,
@@ -209,6 +210,25 @@ impl VerbsTransport {
     /// The device in use.
     pub fn device(&self) -> &str {
         self.device.context.device()
+    }
+
+    /// What is in use, for people: device, port, link layer, address, path MTU.
+    pub fn describe(&self) -> String {
+        let Chosen {
+            port,
+            state,
+            gid_index,
+            gid,
+            mtu,
+            ..
+        } = &self.device;
+        let layer = match state.link_layer {
+            ETHERNET => "RoCE",
+            _ => "InfiniBand",
+        };
+        let (device, address) = (self.device(), Ipv6Addr::from(*gid));
+        let mtu_bytes = 128 << mtu;
+        format!("{device} port {port}, {layer}, GID {gid_index} {address}, path MTU {mtu_bytes}")
     }
 
     fn has_news(&self) -> bool {

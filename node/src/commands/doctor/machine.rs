@@ -263,7 +263,16 @@ fn rdma() -> Finding {
     if devices.is_empty() {
         return Finding::ok("rdma", "no RDMA device: TCP and shared memory are used");
     }
-    Finding::ok("rdma", devices.join(", "))
+    // As a rank would open it: with its environment, which is not the agent's.
+    match meander::verbs_here(&meander::VerbsConfig::default()) {
+        Ok(found) => Finding::ok("rdma", found),
+        Err(error) => Finding::warn(
+            "rdma",
+            format!("{}: {error}", devices.join(", ")),
+            "without it streams go over TCP; another device, port or address can be named: \
+             MEANDER_VERBS_DEVICE, MEANDER_VERBS_PORT, MEANDER_VERBS_GID_INDEX",
+        ),
+    }
 }
 
 /// What a program says; or why it could not be asked, with its own last words.
