@@ -29,4 +29,6 @@ pub struct Counters {
     pub arms: u64,
     /// Payloads that were sent because their memory could not be registered.
     pub unregistered: u64,
+    /// Queue pairs that had not given back what they had begun when they were destroyed.
+    pub undrained: u64,
 }

@@ -23,9 +23,11 @@ mod doorbell;
 mod memory;
 mod pair;
 mod receive;
+mod request;
 
 pub(crate) use completion::{Completion, CompletionQueue, Outcome};
 pub(crate) use context::{AsyncEvent, Context, DeviceLimits, Domain, PortState};
 pub(crate) use memory::{Region, SendPool, UserMemory};
-pub(crate) use pair::{Chain, Path, QueuePair, SendRequest};
+pub(crate) use pair::{Path, QueuePair};
 pub(crate) use receive::{Arrived, ReceivePool};
+pub(crate) use request::{Chain, SendRequest};

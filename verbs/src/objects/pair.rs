@@ -8,17 +8,17 @@ use std::sync::Arc;
 
 use rdma_sys::{
     ibv_access_flags, ibv_ah_attr, ibv_gid, ibv_post_send, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask,
-    ibv_qp_cap, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_send_flags, ibv_send_wr, ibv_sge,
-    ibv_wr_opcode, rdma_t, wr_t,
+    ibv_qp_cap, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type,
 };
 
 use super::completion::CompletionQueue;
 use super::context::Domain;
 use super::doorbell;
-use super::memory::{Region, SendPool, SendSlot};
+use super::memory::SendPool;
 use super::receive::{ReceivePool, ReceiveQueue};
+use super::request::{Chain, Keep, Posted};
 use crate::VerbsError;
-use crate::limits::{INLINE_BYTES, SEND_QUEUE_REQUESTS, SIGNAL_EVERY, SLOT_BYTES};
+use crate::limits::{INLINE_BYTES, SEND_QUEUE_REQUESTS, SIGNAL_EVERY};
 
 /// A queue pair. Dropping it destroys it: after that nothing of it touches memory. `[R20]`
 pub(crate) struct QueuePair {
@@ -41,13 +41,6 @@ pub(crate) struct QueuePair {
 unsafe impl Send for QueuePair {}
 // SAFETY: see above; posting takes `&mut self`.
 unsafe impl Sync for QueuePair {}
-
-/// What a request needs until it has completed.
-enum Keep {
-    Nothing,
-    Slot(SendSlot),
-    Region(Arc<Region>),
-}
 
 /// Where a queue pair's peer is, and how to get there.
 #[derive(Clone, Copy, Debug)]
@@ -78,129 +71,6 @@ pub(crate) struct Path {
     pub peer_gid: [u8; 16],
     /// The peer's local identifier; zero on Ethernet.
     pub peer_lid: u16,
-}
-
-/// One work request, with what it needs.
-pub(crate) struct SendRequest {
-    keep: Keep,
-    address: u64,
-    bytes: u32,
-    lkey: u32,
-    operation: Operation,
-}
-
-#[derive(Clone, Copy)]
-enum Operation {
-    Send,
-    Write { address: u64, rkey: u32 },
-}
-
-impl SendRequest {
-    /// Sends the beginning of a slot.
-    pub fn send(slot: SendSlot, bytes: usize) -> SendRequest {
-        SendRequest {
-            address: slot.start().as_ptr() as u64,
-            bytes: bytes.min(SLOT_BYTES) as u32,
-            lkey: slot.lkey(),
-            keep: Keep::Slot(slot),
-            operation: Operation::Send,
-        }
-    }
-
-    /// Writes a part of a region to where the peer has said; `None` for what is no part of it.
-    pub fn write(
-        region: Arc<Region>,
-        from: usize,
-        bytes: usize,
-        to: u64,
-        rkey: u32,
-    ) -> Option<SendRequest> {
-        region.covers(from, bytes).then(|| SendRequest {
-            address: from as u64,
-            bytes: bytes as u32,
-            lkey: region.lkey(),
-            keep: Keep::Region(region),
-            operation: Operation::Write { address: to, rkey },
-        })
-    }
-
-    /// Whether another write takes up where this one ends, on both sides, out of the same region.
-    fn goes_on_with(&self, next: &SendRequest) -> bool {
-        let (Keep::Region(region), Keep::Region(other)) = (&self.keep, &next.keep) else {
-            return false;
-        };
-        let (Operation::Write { address: to, rkey }, Operation::Write { address, rkey: key }) =
-            (self.operation, next.operation)
-        else {
-            return false;
-        };
-        let bytes = u64::from(self.bytes);
-        Arc::ptr_eq(region, other)
-            && rkey == key
-            && self.address + bytes == next.address
-            && to.wrapping_add(bytes) == address
-            && bytes + u64::from(next.bytes) <= WRITE_BYTES_MAX
-    }
-
-    /// Whether it is a write.
-    pub fn is_write(&self) -> bool {
-        matches!(self.operation, Operation::Write { .. })
-    }
-}
-
-/// Bytes of one write; every device takes as many.
-const WRITE_BYTES_MAX: u64 = 1 << 24;
-
-/// What one call of [`QueuePair::post`] has posted.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Posted {
-    pub requests: u64,
-    pub writes: u64,
-    pub inline: u64,
-    pub signalled: u64,
-}
-
-/// Requests to be posted together, and the lists that are made of them for the call.
-#[derive(Default)]
-pub(crate) struct Chain {
-    requests: Vec<SendRequest>,
-    raw: Vec<ibv_send_wr>,
-    parts: Vec<ibv_sge>,
-}
-
-// SAFETY: the lists have pointers into each other only during a call of `post`.
-unsafe impl Send for Chain {}
-// SAFETY: see above.
-unsafe impl Sync for Chain {}
-
-impl Chain {
-    /// Adds a request. A write that goes on where the one before ends becomes one with it.
-    pub fn push(&mut self, request: SendRequest) {
-        if let Some(last) = self.requests.last_mut()
-            && last.goes_on_with(&request)
-        {
-            last.bytes += request.bytes;
-        } else {
-            self.requests.push(request);
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        self.requests.len()
-    }
-
-    /// Forgets requests that will not be posted.
-    pub fn abandon(&mut self, pool: &mut SendPool) {
-        for request in self.requests.drain(..) {
-            if let Keep::Slot(slot) = request.keep {
-                pool.give_back(slot);
-            }
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.requests.is_empty()
-    }
 }
 
 impl QueuePair {
@@ -297,52 +167,18 @@ impl QueuePair {
     /// Posts all requests of the chain with one call, which is one doorbell. The last asks for a
     /// completion where something waits for one: memory to be given back, or its turn.
     pub fn post(&mut self, chain: &mut Chain, pool: &mut SendPool) -> Result<Posted, VerbsError> {
-        let count = chain.requests.len();
+        let count = chain.len();
         assert!(
             count <= self.room(),
             "more requests than the queue has room for"
         );
-        let mut posted = Posted {
-            requests: count as u64,
-            ..Posted::default()
+        let must_signal = self.unsignalled + count >= SIGNAL_EVERY;
+        let posted = chain.build(self.next, self.inline_bytes, must_signal);
+        self.unsignalled = match posted.signalled {
+            0 => self.unsignalled + count,
+            _ => 0,
         };
-        chain.raw.clear();
-        chain.parts.clear();
-        for request in &chain.requests {
-            let inline = !request.is_write() && request.bytes <= self.inline_bytes;
-            posted.inline += u64::from(inline);
-            posted.writes += u64::from(request.is_write());
-            chain.parts.push(ibv_sge {
-                addr: request.address,
-                length: request.bytes,
-                lkey: request.lkey,
-            });
-            chain.raw.push(raw_request(
-                request,
-                self.next + chain.raw.len() as u64,
-                inline,
-            ));
-        }
-        let holds = posted.inline < count as u64;
-        if let Some(last) = chain.raw.last_mut()
-            && (holds || self.unsignalled + count >= SIGNAL_EVERY)
-        {
-            last.send_flags |= ibv_send_flags::IBV_SEND_SIGNALED.0;
-            posted.signalled = 1;
-            self.unsignalled = 0;
-        } else {
-            self.unsignalled += count;
-        }
-        let (first, parts) = (chain.raw.as_mut_ptr(), chain.parts.as_mut_ptr());
-        for at in 0..count {
-            // SAFETY: both lists are `count` long, and are not moved before the call below.
-            unsafe {
-                (*first.add(at)).sg_list = parts.add(at);
-                if at + 1 < count {
-                    (*first.add(at)).next = first.add(at + 1);
-                }
-            }
-        }
+        let first = chain.linked();
         let mut bad = ptr::null_mut();
         // SAFETY: the queue pair is there; the lists live through the call; what the requests read is
         // kept until they complete, or until the queue pair has been destroyed. Inline data is
@@ -357,7 +193,7 @@ impl QueuePair {
         self.next += count as u64;
         let inline_bytes = self.inline_bytes;
         for request in chain.requests.drain(..) {
-            let inline = !request.is_write() && request.bytes <= inline_bytes;
+            let inline = request.is_inline(inline_bytes);
             self.outstanding.push_back(match request.keep {
                 Keep::Slot(slot) if inline => {
                     pool.give_back(slot);
@@ -460,29 +296,6 @@ fn create(
     let made = unsafe { (context.library().ibv_create_qp)(domain.raw(), &mut attributes) };
     let raw = context.made("ibv_create_qp", made)?;
     Ok((raw, attributes.cap.max_inline_data.min(inline_bytes)))
-}
-
-fn raw_request(request: &SendRequest, number: u64, inline: bool) -> ibv_send_wr {
-    // SAFETY: zeroes are a value of every field: numbers, null pointers, unions of those.
-    let mut raw: ibv_send_wr = unsafe { MaybeUninit::zeroed().assume_init() };
-    raw.wr_id = number;
-    raw.num_sge = 1;
-    match request.operation {
-        Operation::Send => raw.opcode = ibv_wr_opcode::IBV_WR_SEND,
-        Operation::Write { address, rkey } => {
-            raw.opcode = ibv_wr_opcode::IBV_WR_RDMA_WRITE;
-            raw.wr = wr_t {
-                rdma: rdma_t {
-                    remote_addr: address,
-                    rkey,
-                },
-            };
-        }
-    }
-    if inline {
-        raw.send_flags = ibv_send_flags::IBV_SEND_INLINE.0;
-    }
-    raw
 }
 
 fn attributes(state: u32) -> ibv_qp_attr {

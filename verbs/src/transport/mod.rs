@@ -1,9 +1,11 @@
 //! The transport of one port: a device, its queues, and the links over them.
 
 mod completions;
+mod events;
 mod frames;
 mod links;
 mod registered;
+mod setting_up;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +32,7 @@ use crate::link::Link;
 use crate::objects::{
     AsyncEvent, Chain, Completion, CompletionQueue, DeviceLimits, Domain, ReceivePool, SendPool,
 };
-use crate::{Counters, OpenError, VerbsConfig, VerbsError, limits, socket};
+use crate::{Counters, OpenError, VerbsConfig, limits, socket};
 
 new_key_type! {
     struct LinkKey;
@@ -77,8 +79,11 @@ pub struct VerbsTransport {
 
 struct Listener {
     socket: Socket,
-    /// Connections may be waiting that could not be accepted, or for the next poll.
+    /// Connections may be waiting for the next poll.
     more: bool,
+    /// Connections may be waiting that could not be accepted, for want of descriptors, say. They are tried
+    /// again whenever there is a look at listeners, and keep nobody awake.
+    behind: bool,
 }
 
 /// Readiness taken from the system at once.
@@ -87,7 +92,6 @@ const READY_EVENTS: usize = 64;
 /// have lower numbers, links higher ones.
 const CHANNEL: u64 = 100;
 const EVENTS: u64 = 101;
-const PORT_DOWN: &str = "the port is down";
 
 impl VerbsTransport {
     /// Opens a device and listens for peers.
@@ -124,6 +128,7 @@ impl VerbsTransport {
         let listeners = bound.into_iter().map(|(socket, _)| Listener {
             socket,
             more: false,
+            behind: false,
         });
         Ok(VerbsTransport {
             links: SlotMap::with_key(),
@@ -279,62 +284,6 @@ impl VerbsTransport {
         // What came together with the end of a connection is read before the end is told.
         self.take_completions();
     }
-
-    fn take_events(&mut self) {
-        while let Some(event) = self.device.context.next_event() {
-            self.events.push(event);
-        }
-    }
-
-    /// Acts on what the device has reported.
-    fn carry_out_events(&mut self) {
-        for event in std::mem::take(&mut self.events) {
-            match event {
-                AsyncEvent::PairFailed(number) => {
-                    if let Some(&key) = self.pairs.get(&number) {
-                        let error = self.event("a queue pair failed");
-                        self.end(key, error.into());
-                    }
-                }
-                AsyncEvent::PortDown(port) if port == self.device.port => {
-                    self.down = Some(PORT_DOWN);
-                    let error = self.event("the port went down");
-                    self.fail_all(&error);
-                }
-                AsyncEvent::DeviceFailed(what) => {
-                    self.down = Some(what);
-                    let error = self.event(what);
-                    self.fail_all(&error);
-                }
-                AsyncEvent::PortUp(port)
-                    if port == self.device.port && self.down == Some(PORT_DOWN) =>
-                {
-                    self.down = None;
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn event(&self, event: &'static str) -> VerbsError {
-        VerbsError::Event {
-            device: self.device().to_owned(),
-            event,
-        }
-    }
-
-    /// Every link is of no use any more.
-    fn fail_all(&mut self, error: &VerbsError) {
-        tracing::warn!("{error}");
-        let keys: Vec<LinkKey> = self.links.keys().collect();
-        for key in keys {
-            let error = LinkError::Io {
-                operation: "the device",
-                source: std::io::Error::other(error.to_string()),
-            };
-            self.end(key, error);
-        }
-    }
 }
 
 impl Transport for VerbsTransport {
@@ -362,18 +311,18 @@ impl Transport for VerbsTransport {
 
     fn poll(&mut self, wait: Duration, events: &mut Vec<LinkEvent>) {
         self.polls = self.polls.wrapping_add(1);
-        let mut found = self.take_completions();
-        let mut wait = if found > 0 || self.has_news() {
-            Duration::ZERO
-        } else {
-            wait
-        };
-        if !wait.is_zero() && (!self.arm() || self.take_completions() > 0) {
-            (found, wait) = (1, Duration::ZERO);
+        let mut wait = wait;
+        if self.take_completions() > 0 || self.has_news() {
+            wait = Duration::ZERO;
         }
-        let due =
-            self.slept || self.polls.is_multiple_of(limits::BUSY_POLLS) || self.setting_up > 0;
-        if !wait.is_zero() || due || (found == 0 && self.happened.is_empty() && self.has_news()) {
+        if !wait.is_zero() && (!self.arm() || self.take_completions() > 0) {
+            wait = Duration::ZERO;
+        }
+        // The completion queue is looked at every time; what takes a call of the system only where
+        // something may have happened there.
+        let accepting = self.listeners.iter().any(|listener| listener.more);
+        let due = self.polls.is_multiple_of(limits::BUSY_POLLS);
+        if !wait.is_zero() || due || self.slept || accepting || self.setting_up > 0 {
             self.collect_ready(wait);
             self.accept_waiting();
             self.set_ups_overdue();
