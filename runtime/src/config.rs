@@ -126,6 +126,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 /// The transports by the names they have in the environment.
 fn transport_named(name: &str) -> Option<TransportKind> {
     match name {
+        "shm" => Some(TransportKind::Shm),
         "tcp" => Some(TransportKind::Tcp),
         "verbs" => Some(TransportKind::Verbs),
         _ => None,

@@ -98,11 +98,14 @@ pub enum Error {
     /// Verbs were asked for by name, and there are none here.
     #[error("verbs: {0}")]
     Verbs(meander_verbs::OpenError),
+    /// Shared memory was asked for by name, and does not work here.
+    #[error("shared memory: {0}")]
+    SharedMemory(#[source] meander_shm::OpenError),
     /// `Config::transports` allows none that works here.
     #[error("no transport is allowed that this build has; leave MEANDER_TRANSPORT unset for all")]
     NoTransport,
     /// A word of `MEANDER_TRANSPORT` is not the name of a transport.
-    #[error("MEANDER_TRANSPORT: there is no transport `{0}`; there are: tcp, verbs")]
+    #[error("MEANDER_TRANSPORT: there is no transport `{0}`; there are: shm, tcp, verbs")]
     BadTransport(String),
     /// A variable `MEANDER_VERBS_...` is not what it should be.
     #[error("{variable}: `{value}` is not {wanted}")]

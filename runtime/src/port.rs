@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use meander_core::port;
-use meander_core::{Contact, Epoch, Limits, PortId, StreamKind};
+use meander_core::{Contact, Epoch, Limits, PortId, StreamKind, TransportKind};
 
 use crate::engine::ends::{End, State};
 use crate::engine::{Engine, Settings};
@@ -96,6 +96,13 @@ impl Port {
     /// location has no cards.
     pub fn contact(&self) -> Contact {
         self.shared().contact()
+    }
+
+    /// By what the peer is linked now; `None` while it is not.
+    pub fn linked_by(&self, peer: PortId) -> Option<TransportKind> {
+        let state = self.shared().look().ok()?;
+        let link = state.engine.core.link_to(peer)?;
+        Some(state.engine.transports()?.kind_of(link))
     }
 
     /// Teaches where a peer is. Older knowledge than the port has is ignored.

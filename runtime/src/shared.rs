@@ -174,7 +174,9 @@ impl Shared {
     /// Drives the port, and tells those who sleep if that brought news.
     pub fn drive(&self, state: &mut Guard<'_>) -> bool {
         let news = state.engine.drive();
-        self.tell(state, news);
+        // Whoever polls takes away what would have woken those who sleep.
+        let wake = news || (state.sleeping > 0 && !state.engine.stays_watched());
+        self.tell(state, wake);
         news
     }
 

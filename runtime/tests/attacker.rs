@@ -9,7 +9,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Collector, config, open, until};
+use common::{Collector, open_over_tcp as open, over_tcp as config, until};
 use friend::{Friend, address_of};
 use meander::{Contact, Key, Outgoing, Port, SendMode};
 use meander_core::limits::{SETUP_BODY_BYTES, SETUP_TIMEOUT, UNPROVED_LINKS};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{SERVICE, SOME_TIME, config, connect, pattern};
+use common::{SERVICE, SOME_TIME, connect, over_tcp as config, pattern};
 use meander::{Config, Error, Key, Port, Stream};
 use relay::Relay;
 

@@ -5,10 +5,13 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Collector, Reader, SERVICE, SOME_TIME, config, connect, open, pair, pattern, until};
-use meander::{Epoch, Error, NodeName, Outgoing, Port, SendMode};
+use common::{
+    Collector, Reader, SERVICE, SOME_TIME, config, connect, open, open_over_tcp, over_tcp, pair,
+    pattern, until,
+};
+use meander::{Epoch, Error, NodeName, Outgoing, Port, SendMode, TransportKind};
 
 /// The message of this number, eager or not.
 fn numbered(number: usize) -> Vec<u8> {
@@ -201,8 +204,12 @@ fn sockets() -> usize {
 
 #[test]
 fn links_that_break_under_load_heal() {
-    const MESSAGES: usize = 4000;
-    let (left, right) = (open(), open());
+    links_break_under_load(open(), open());
+    links_break_under_load(open_over_tcp(), open_over_tcp());
+}
+
+fn links_break_under_load(left: Port, right: Port) {
+    const MESSAGES: usize = 2000;
     let (near, far) = connect(&left, &right);
     let done = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&done);
@@ -263,4 +270,42 @@ fn both_ends_move_at_once() {
         assert!(near.recv(SOME_TIME).unwrap().unwrap() == numbered(round + 50));
     }
     assert_eq!((left.epoch(), right.epoch()), (Epoch(5), Epoch(5)));
+}
+
+/// Whoever leaves the node goes on over TCP, and whoever comes to it over shared memory, in the middle of
+/// what is being sent. `[R45]`
+#[test]
+fn a_stream_changes_its_transport_as_its_ends_move() {
+    const MESSAGES: usize = 1200;
+    let (left, right) = (open(), open());
+    let (near, far) = connect(&left, &right);
+    let (stays, mut port, mut stream) = (left.clone(), right, far);
+    let sender = thread::spawn(move || {
+        (0..MESSAGES).for_each(|number| near.send(&numbered(number)).unwrap());
+        assert_eq!(near.recv(SOME_TIME).unwrap().unwrap(), b"all there");
+    });
+    let mut moves = 0;
+    for number in 0..MESSAGES {
+        let message = stream.recv(SOME_TIME).unwrap().unwrap();
+        assert!(message == numbered(number), "{number}");
+        if number % 200 == 100 {
+            let (shm, tcp) = (TransportKind::Shm, TransportKind::Tcp);
+            let (way, config) = match moves % 2 {
+                0 => (shm, over_tcp()),
+                _ => (tcp, config()),
+            };
+            // What is read here may be older than the link.
+            let start = Instant::now();
+            while stays.linked_by(port.id()) != Some(way) {
+                assert!(start.elapsed() < Duration::from_secs(30), "{way:?}");
+            }
+            moves += 1;
+            let value = port.suspend().unwrap();
+            let (attached, mut streams) = Port::attach(config, &value).unwrap();
+            (port, stream) = (attached, streams.remove(0));
+        }
+    }
+    stream.send(b"all there").unwrap();
+    sender.join().unwrap();
+    assert_eq!(moves, 6);
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{SOME_TIME, connect, open};
-use meander::Error;
+use meander::{Error, TransportKind};
 
 /// Set in the process that a test runs itself in.
 const INSIDE: &str = "MEANDER_TEST_INSIDE";
@@ -32,16 +32,27 @@ fn a_suspended_port_holds_no_socket() {
     }
     let (left, right) = (open(), open());
     let (near, far) = connect(&left, &right);
+    assert_eq!(left.linked_by(right.id()), Some(TransportKind::Shm));
     assert!(descriptors("socket:") >= 4);
+    assert_eq!(shared_segments(), 2);
     left.suspend_in_place().unwrap();
     right.suspend_in_place().unwrap();
     assert_eq!(descriptors("socket:"), 0);
-    assert_eq!(descriptors("anon_inode:[timerfd]"), 0);
+    for kind in ["anon_inode:[timerfd]", "anon_inode:[pidfd]", "/memfd:"] {
+        assert_eq!(descriptors(kind), 0, "{kind}");
+    }
+    assert_eq!(shared_segments(), 0);
     left.resume_in_place().unwrap();
     right.resume_in_place().unwrap();
     left.add_peer(&right.contact());
     near.send(b"here again").unwrap();
     assert_eq!(far.recv(SOME_TIME).unwrap().unwrap(), b"here again");
+}
+
+/// Mappings of memory that is shared with other ports.
+fn shared_segments() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.matches("meander-shm").count()
 }
 
 fn descriptors(kind: &str) -> usize {

@@ -23,6 +23,8 @@ pub(crate) struct Link {
     /// None only while a dialled peer's backlog is full.
     pub(crate) socket: Option<OwnedFd>,
     pub(crate) state: State,
+    /// A forked child has a copy of the socket and none of the segment: it keeps its hands off.
+    process: u32,
     /// The peer has ended, or cut the link: what it has written before is still taken.
     pub(crate) hung_up: bool,
 }
@@ -78,6 +80,7 @@ impl Link {
         Link {
             socket,
             state,
+            process: std::process::id(),
             hung_up: false,
         }
     }
@@ -201,6 +204,9 @@ impl Open {
 
 impl Drop for Link {
     fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
         if let State::Open(open) = &self.state {
             open.segment.close(open.side);
         }

@@ -202,6 +202,13 @@ impl Engine {
         (!until.is_zero()).then_some(until)
     }
 
+    /// For a thread that drives the port while others sleep on its transports: those will be woken
+    /// for whatever comes from now on. If not, something has come already.
+    pub fn stays_watched(&mut self) -> bool {
+        let transports = self.transports.as_mut();
+        transports.is_none_or(|transports| transports.is_idle())
+    }
+
     fn handle(&mut self, now: Time, event: LinkEvent) -> bool {
         match event {
             LinkEvent::Connected(link) => self.core.connected(link),
@@ -245,7 +252,7 @@ impl Engine {
             self.unproved.insert(peer, KEYS_DIFFER);
         }
         if let (Some(peer), Some(transports)) = (self.core.peer_of(link), &mut self.transports) {
-            transports.failed(now, peer, cards_of(&self.core, peer), link);
+            transports.failed(now, peer, cards_of(&self.core, peer), (link, error));
             self.core.broken(now, link);
             self.plan_better(now, peer);
         } else {

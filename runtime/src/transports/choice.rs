@@ -23,6 +23,18 @@ struct Trouble {
     up_since: Option<Time>,
 }
 
+/// How long the reason lasts that a way has failed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// It may work again soon.
+    AWhile,
+    /// With this card it leads nowhere from here: who moves, or is attached anew, has another.
+    AsLongAsTheCard,
+}
+
+/// When a way is tried again that leads nowhere.
+const NEVER: Time = Time(u64::MAX);
+
 /// How long a way that has failed is left alone: at first, and at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -46,14 +58,16 @@ impl Choice {
         good
     }
 
-    /// When the first of these ways may be tried.
+    /// When the first of these ways may be tried, if any of them leads anywhere.
     pub fn next_try<T>(&self, now: Time, peer: PortId, ways: &[(T, &Card)]) -> Option<Time> {
-        let due = ways.iter().map(|(_, card)| self.due(peer, card).max(now));
-        due.min()
+        let due = ways.iter().map(|(_, card)| self.due(peer, card));
+        due.filter(|due| *due != NEVER)
+            .map(|due| due.max(now))
+            .min()
     }
 
     /// A way failed: to dial, or a link by it broke.
-    pub fn failed(&mut self, now: Time, peer: PortId, card: &Card) {
+    pub fn failed(&mut self, now: Time, peer: PortId, card: &Card, lasts: Lasts) {
         let trouble = self.troubles.entry((peer, card.transport));
         let trouble = trouble.or_insert_with(|| Trouble::new(card));
         let was_good = trouble
@@ -62,7 +76,10 @@ impl Choice {
         if was_good || trouble.card != *card {
             *trouble = Trouble::new(card);
         }
-        trouble.not_before = now + trouble.pause;
+        trouble.not_before = match lasts {
+            Lasts::AWhile => now + trouble.pause,
+            Lasts::AsLongAsTheCard => NEVER,
+        };
         trouble.pause = (trouble.pause * 2).min(PAUSE_MAX);
         trouble.up_since = None;
     }
@@ -117,7 +134,7 @@ mod tests {
         let (verbs, tcp) = (card(TransportKind::Verbs, 1), card(TransportKind::Tcp, 1));
         let ways = [(1, &verbs), (0, &tcp)];
         assert_eq!(choice.in_order(START, PEER, &ways), ways);
-        choice.failed(START, PEER, &verbs);
+        choice.failed(START, PEER, &verbs, Lasts::AWhile);
         assert_eq!(choice.in_order(START, PEER, &ways), [ways[1]]);
         assert_eq!(choice.in_order(START, PortId(8), &ways), ways);
         assert_eq!(
@@ -135,17 +152,17 @@ mod tests {
         let pause = |choice: &Choice, now: Time| choice.due(PEER, &verbs).since(now);
         let mut last = Duration::ZERO;
         for _ in 0..10 {
-            choice.failed(now, PEER, &verbs);
+            choice.failed(now, PEER, &verbs, Lasts::AWhile);
             assert!(pause(&choice, now) >= last);
             last = pause(&choice, now);
             now = now + last;
         }
         assert_eq!(last, PAUSE_MAX);
         choice.connected(now, PEER, &verbs);
-        choice.failed(now + GOOD_AFTER / 2, PEER, &verbs);
+        choice.failed(now + GOOD_AFTER / 2, PEER, &verbs, Lasts::AWhile);
         assert_eq!(pause(&choice, now + GOOD_AFTER / 2), PAUSE_MAX);
         choice.connected(now, PEER, &verbs);
-        choice.failed(now + GOOD_AFTER, PEER, &verbs);
+        choice.failed(now + GOOD_AFTER, PEER, &verbs, Lasts::AWhile);
         assert_eq!(pause(&choice, now + GOOD_AFTER), PAUSE_FIRST);
     }
 
@@ -153,10 +170,30 @@ mod tests {
     fn another_card_is_another_way_and_something_is_always_tried() {
         let mut choice = Choice::default();
         let (old, new) = (card(TransportKind::Verbs, 1), card(TransportKind::Verbs, 2));
-        choice.failed(START, PEER, &old);
+        choice.failed(START, PEER, &old, Lasts::AWhile);
         assert_eq!(choice.in_order(START, PEER, &[(1, &new)]), [(1, &new)]);
         assert_eq!(choice.in_order(START, PEER, &[(1, &old)]), [(1, &old)]);
         choice.forget(PEER);
         assert_eq!(choice.next_try(START, PEER, &[(1, &old)]), Some(START));
+    }
+
+    #[test]
+    fn a_way_that_leads_nowhere_is_tried_again_only_with_another_card() {
+        let mut choice = Choice::default();
+        let (old, new) = (card(TransportKind::Shm, 1), card(TransportKind::Shm, 2));
+        let tcp = card(TransportKind::Tcp, 1);
+        let late = START + Duration::from_secs(1_000_000);
+        choice.failed(START, PEER, &old, Lasts::AsLongAsTheCard);
+        assert_eq!(
+            choice.in_order(late, PEER, &[(1, &old), (0, &tcp)]),
+            [(0, &tcp)]
+        );
+        assert_eq!(choice.next_try(late, PEER, &[(1, &old)]), None);
+        assert_eq!(choice.next_try(late, PEER, &[(1, &new)]), Some(late));
+        choice.failed(late, PEER, &new, Lasts::AWhile);
+        assert_eq!(
+            choice.next_try(late, PEER, &[(1, &new)]),
+            Some(late + PAUSE_FIRST)
+        );
     }
 }

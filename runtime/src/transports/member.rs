@@ -1,5 +1,6 @@
 //! One transport of several: an enum at the choice, so that the data path has no virtual calls.
 
+use meander_shm::ShmTransport;
 use meander_tcp::TcpTransport;
 use meander_verbs::VerbsTransport;
 
@@ -7,6 +8,7 @@ use meander_verbs::VerbsTransport;
 pub(super) enum Member {
     Tcp(TcpTransport),
     Verbs(Box<VerbsTransport>),
+    Shm(ShmTransport),
 }
 
 /// Does the same with whichever transport it is.
@@ -15,6 +17,7 @@ macro_rules! on_member {
         match $member {
             $crate::transports::member::Member::Tcp($it) => $body,
             $crate::transports::member::Member::Verbs($it) => $body,
+            $crate::transports::member::Member::Shm($it) => $body,
         }
     };
 }

@@ -17,11 +17,12 @@ use meander_core::transport::{
 };
 use meander_core::wire::{AppHeader, FrameHeader};
 use meander_core::{Card, LinkId, PortId, Time, TransportKind};
+use meander_shm::{ShmConfig, ShmTransport};
 use meander_tcp::{Psk, TcpTransport};
 use meander_verbs::{VerbsConfig, VerbsTransport};
 
 use crate::{Error, TcpConfig};
-use choice::Choice;
+use choice::{Choice, Lasts};
 use member::{Member, on_member};
 
 /// What transports to open, and how.
@@ -87,6 +88,13 @@ impl Transports {
                 Err(error) => tracing::debug!("no verbs here: {error}"),
             }
         }
+        if may(TransportKind::Shm) {
+            match ShmTransport::open(ShmConfig::default()) {
+                Ok(shm) => members[tag(TransportKind::Shm)] = Some(Member::Shm(shm)),
+                Err(error) if allowed.is_some() => return Err(Error::SharedMemory(error)),
+                Err(error) => tracing::debug!("no shared memory here: {error}"),
+            }
+        }
         let mut best_first: Vec<usize> = (0..TAGS).filter(|&it| members[it].is_some()).collect();
         if best_first.is_empty() {
             return Err(Error::NoTransport);
@@ -133,7 +141,7 @@ impl Transports {
             match on_member!(member, it => it.dial(card)) {
                 Ok(link) => return Ok(tagged(at, link)),
                 Err(error) => {
-                    self.choice.failed(now, peer, card);
+                    self.choice.failed(now, peer, card, lasts(&error));
                     failure = error;
                 }
             }
@@ -165,9 +173,15 @@ impl Transports {
     }
 
     /// A link to the peer broke, or an attempt at one.
-    pub fn failed(&mut self, now: Time, peer: PortId, cards: &[Card], link: LinkId) {
+    pub fn failed(
+        &mut self,
+        now: Time,
+        peer: PortId,
+        cards: &[Card],
+        (link, error): (LinkId, &LinkError),
+    ) {
         if let Some(card) = card_of(cards, link) {
-            self.choice.failed(now, peer, card);
+            self.choice.failed(now, peer, card, lasts(error));
         }
     }
 
@@ -310,6 +324,14 @@ impl<S: FrameSink> FrameSink for Tagged<'_, S> {
     ) -> Result<(), LinkError> {
         let link = tagged(self.at, link);
         self.sink.complete(link, header, app, body)
+    }
+}
+
+/// Whether an attempt that failed so need not be made again with the same card.
+fn lasts(error: &LinkError) -> Lasts {
+    match error {
+        LinkError::NotHere => Lasts::AsLongAsTheCard,
+        _ => Lasts::AWhile,
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use meander::{
     Config, Credit, EventHandler, Key, MessageKey, Payload, Port, PortId, SendId, Sink, Source,
-    StreamKey,
+    StreamKey, TransportKind,
 };
 
 pub const SOME_TIME: Option<Duration> = Some(Duration::from_secs(30));
@@ -19,8 +19,20 @@ pub fn config() -> Config {
     config
 }
 
+/// What ports of different nodes have.
+pub fn over_tcp() -> Config {
+    Config {
+        transports: Some(vec![TransportKind::Tcp]),
+        ..config()
+    }
+}
+
 pub fn open() -> Port {
     Port::open(config()).unwrap()
+}
+
+pub fn open_over_tcp() -> Port {
+    Port::open(over_tcp()).unwrap()
 }
 
 /// Two ports that know each other.
