@@ -147,6 +147,7 @@ impl Layer {
             Layer::Unit => {
                 let mut counts = tests(cargo().args(UNIT))?;
                 counts.add(tests(cargo_as_root()?.args(UNIT_AS_ROOT))?);
+                counts.add(tests(cargo_as_root()?.args(USERS_OF_SHM))?);
                 Ok(counts)
             }
             Layer::Simulator => {
@@ -209,6 +210,17 @@ const UNIT_AS_ROOT: &[&str] = &[
     "meander-node",
     "--no-fail-fast",
     "--quiet",
+];
+/// These need another user.
+const USERS_OF_SHM: &[&str] = &[
+    "test",
+    "--package",
+    "meander-shm",
+    "--test",
+    "users",
+    "--quiet",
+    "--",
+    "--ignored",
 ];
 const SCENARIOS: &[&str] = &[
     "test",
