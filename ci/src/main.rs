@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use meander_lab::{Lab, Rxe, compare, demo, downtime, rxe, state, teardown};
 
@@ -73,6 +73,9 @@ enum Subcommands {
     Downtime,
     /// Nodes that are virtual machines with soft-RoCE
     Rxe {
+        /// Use this machine's own kernel, which must have rdma_rxe (`compare` only)
+        #[arg(long)]
+        host: bool,
         #[command(subcommand)]
         command: RxeCommands,
     },
@@ -158,13 +161,17 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Subcommands::Demo => return demo::run(),
         Subcommands::Downtime => return downtime::run(),
-        Subcommands::Rxe { command } => run_rxe(name, command)?,
+        Subcommands::Rxe { host, command } => run_rxe(name, host, command)?,
         Subcommands::RxeHub { lab } => rxe::hub::serve(&lab)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_rxe(name: &str, command: RxeCommands) -> Result<()> {
+fn run_rxe(name: &str, host: bool, command: RxeCommands) -> Result<()> {
+    ensure!(
+        !host || matches!(command, RxeCommands::Compare { .. }),
+        "--host is for `rxe compare`: the other commands want machines of their own"
+    );
     match command {
         RxeCommands::Up { nodes } => {
             let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
@@ -196,6 +203,7 @@ fn run_rxe(name: &str, command: RxeCommands) -> Result<()> {
                 rounds,
                 others: with,
                 transport,
+                host,
             };
             compare::run(&format!("{name}-compare"), &options)?;
         }

@@ -43,6 +43,7 @@ pub use meander_core::{
     TransportKind,
 };
 pub use meander_verbs::VerbsConfig;
+pub use meander_verbs::registration::check as registrations_kept_here;
 pub use port::Port;
 pub use stream::Stream;
 pub use transports::verbs_here;

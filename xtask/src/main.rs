@@ -32,6 +32,7 @@ Try it:
   rxe test          the scenarios on such machines
   rxe compare       streams over verbs beside perftest, rsockets and UCX there (--sizes, --rounds, --with):
                     a table, and target/rxe-compare.json
+  rxe --host compare   the same on this machine's own kernel, which must have rdma_rxe
 
 Work on it:
   setup             install what is missing: Debian packages, and a CRIU that works on this kernel
@@ -145,7 +146,7 @@ fn fuzz(words: &[&str]) -> Result<ExitCode, Failure> {
 }
 
 fn rxe(words: &[&str]) -> Result<ExitCode, Failure> {
-    if matches!(words, ["up" | "compare", ..]) {
+    if matches!(words, ["up" | "compare", ..] | ["--host", "compare", ..]) {
         debian::setup()?;
         debian::setup_machines()?;
         build::release()?;

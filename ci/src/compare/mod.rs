@@ -1,9 +1,10 @@
 //! Streams over verbs beside the tools that measure verbs, rsockets and UCX, between two machines of
-//! an rxe lab, in one run.
+//! an rxe lab, in one run; or on this machine, where its kernel has soft-RoCE.
 //!
 //! For each size all take turns, round after round, each in a pair of fresh processes; what counts is
 //! the median of the rounds. In emulation times mean something only as ratios, and roughly.
 
+mod site;
 mod tools;
 
 use std::fs;
@@ -14,9 +15,9 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use self::tools::{Ends, Measure, Run, Tool};
+use self::site::{CLIENT, SERVER, Site};
+use self::tools::{Measure, Run, Tool};
 use crate::artifacts::target_dir;
-use crate::rxe::Rxe;
 
 /// What to compare.
 pub struct Options {
@@ -28,15 +29,14 @@ pub struct Options {
     pub others: Vec<String>,
     /// What our side uses.
     pub transport: String,
+    /// On this machine, not in a lab of virtual ones.
+    pub host: bool,
 }
 
 /// Sizes that are compared where nothing else is said.
 pub const SIZES: [usize; 7] = [8, 64, 1024, 8 << 10, 64 << 10, 1 << 20, 4 << 20];
 /// Seconds that one program may take: the machines are slow.
 const RUN_LIMIT: &str = "180";
-/// The machine that serves, and the one that measures.
-const SERVER: &str = "a";
-const CLIENT: &str = "b";
 /// The file with the results, in the target directory.
 const RESULTS: &str = "rxe-compare.json";
 
@@ -56,13 +56,14 @@ struct Row {
     ratio: f64,
 }
 
-/// Boots a lab, compares, and writes the results. Fails when a tool did.
+/// Compares, in a lab of this name or on this machine, and writes the results. Fails when a tool did.
 pub fn run(name: &str, options: &Options) -> Result<()> {
     let others = tools::named(&options.others)?;
-    let lab = Rxe::up(name, &[SERVER, CLIENT])?;
-    for node in lab.nodes() {
-        lab.run(node, &["modprobe", "rdma_ucm"])?; // For rsockets.
-    }
+    let site = if options.host {
+        Site::host()?
+    } else {
+        Site::machines(name)?
+    };
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     print_head();
     for measure in [Measure::Latency, Measure::Bandwidth] {
@@ -73,7 +74,7 @@ pub fn run(name: &str, options: &Options) -> Result<()> {
             contenders.extend(taking_part.map(|&tool| Contender::new(tool)));
             for _ in 0..options.rounds.max(1) {
                 for contender in &mut contenders {
-                    contender.take_turn(&lab, &run, &options.transport, &mut failures);
+                    contender.take_turn(&site, &run, &options.transport, &mut failures);
                 }
             }
             let fresh = compare(&run, &contenders, &options.transport);
@@ -106,8 +107,8 @@ impl Contender {
         }
     }
 
-    fn take_turn(&mut self, lab: &Rxe, run: &Run, transport: &str, failures: &mut Vec<String>) {
-        match measure(lab, self.tool, run, transport) {
+    fn take_turn(&mut self, site: &Site, run: &Run, transport: &str, failures: &mut Vec<String>) {
+        match measure(site, self.tool, run, transport) {
             Ok(value) => self.values.push(value),
             Err(error) => {
                 let failure = format!("{} at {}: {error:#}", self.tool.name(), run.bytes);
@@ -125,18 +126,10 @@ impl Contender {
 }
 
 /// One run of one tool.
-fn measure(lab: &Rxe, tool: Tool, run: &Run, transport: &str) -> Result<f64> {
-    let ends = Ends {
-        device: "rxe0",
-        gid_index: "1",
-        rdma_address: "10.78.1.1",
-        address: "10.78.2.1",
-        client_address: "10.78.2.2",
-        transport,
-        key: "/etc/meander/cluster.key",
-    };
+fn measure(site: &Site, tool: Tool, run: &Run, transport: &str) -> Result<f64> {
+    let ends = site.ends(transport);
     let (server, client) = tool.commands(run, &ends);
-    let server = Server::start(limited(lab, SERVER, &server)?)?;
+    let server = Server::start(limited(site, SERVER, &server)?)?;
     // It may not listen yet: then the other fails at once.
     let words: Vec<String> = client.iter().map(|word| format!("'{word}'")).collect();
     let words = words.join(" ");
@@ -144,7 +137,7 @@ fn measure(lab: &Rxe, tool: Tool, run: &Run, transport: &str) -> Result<f64> {
         "for attempt in 1 2 3 4 5 6 7 8 9 10; do sleep 0.3; said=$({words} 2>&1) && break; done; status=$?; echo \"$said\"; exit $status"
     );
     let client = ["bash".to_owned(), "-c".to_owned(), script];
-    let output = limited(lab, CLIENT, &client)?
+    let output = limited(site, CLIENT, &client)?
         .stdin(Stdio::null())
         .output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -159,13 +152,13 @@ fn measure(lab: &Rxe, tool: Tool, run: &Run, transport: &str) -> Result<f64> {
 }
 
 /// A command on a machine that does not outlive its time.
-fn limited(lab: &Rxe, node: &str, words: &[String]) -> Result<Command> {
+fn limited(site: &Site, node: &str, words: &[String]) -> Result<Command> {
     let limit = ["timeout", RUN_LIMIT];
     let words: Vec<&str> = limit
         .into_iter()
         .chain(words.iter().map(String::as_str))
         .collect();
-    lab.command(node, &words)
+    site.command(node, &words)
 }
 
 /// The serving program. It ends when the measuring one has, or by its limit.

@@ -7,6 +7,7 @@
 //!
 //! Emulation proves correctness; its times mean something only as ratios within one run, and roughly.
 
+pub mod host;
 pub mod hub;
 mod machine;
 
