@@ -95,32 +95,46 @@ pub(crate) fn choose(config: &VerbsConfig) -> Result<Chosen, OpenError> {
         Some(wanted) => vec![wanted.clone()],
         None => present,
     };
+    let mut failure = None;
     for device in &wanted {
-        let context = Arc::new(Context::open(device)?);
-        let ports = match config.port {
-            Some(port) => port..=port,
-            None => 1..=context.ports()?,
-        };
-        for port in ports {
-            let state = context.port(port)?;
-            if state.active {
-                let (gid_index, gid) = choose_gid(config, &context, port, &state)?;
-                let asked = config.mtu_bytes.map_or(state.mtu, mtu_number);
-                let mtu = asked.min(state.mtu);
-                return Ok(Chosen {
-                    context,
-                    port,
-                    state,
-                    gid_index,
-                    gid,
-                    mtu,
-                });
+        match choose_port(config, device) {
+            Ok(Some(chosen)) => return Ok(chosen),
+            Ok(None) => {}
+            // Another device may do.
+            Err(error) => {
+                failure.get_or_insert(error);
             }
         }
     }
-    Err(OpenError::NoActivePort {
+    let none = || OpenError::NoActivePort {
         device: wanted.join(", "),
-    })
+    };
+    Err(failure.unwrap_or_else(none))
+}
+
+/// The port of a device that is to be used, if one is active.
+fn choose_port(config: &VerbsConfig, device: &str) -> Result<Option<Chosen>, OpenError> {
+    let context = Arc::new(Context::open(device)?);
+    let ports = match config.port {
+        Some(port) => port..=port,
+        None => 1..=context.ports()?,
+    };
+    for port in ports {
+        let state = context.port(port)?;
+        if state.active {
+            let (gid_index, gid) = choose_gid(config, &context, port, &state)?;
+            let asked = config.mtu_bytes.map_or(state.mtu, mtu_number);
+            return Ok(Some(Chosen {
+                mtu: asked.min(state.mtu),
+                context,
+                port,
+                state,
+                gid_index,
+                gid,
+            }));
+        }
+    }
+    Ok(None)
 }
 
 /// The bytes of an MTU as verbs number it.

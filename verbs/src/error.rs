@@ -3,6 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::limits::{CHUNK_SLOTS, SLOT_BYTES};
+
 /// An operation of verbs failed.
 #[derive(Debug, thiserror::Error)]
 pub enum VerbsError {
@@ -99,6 +101,17 @@ pub enum OpenError {
         /// What was looked for.
         wanted: &'static str,
     },
+    /// The device may not keep enough of this process's memory in place.
+    #[error(
+        "{device} can't register {bytes} bytes: locked memory is limited (`ulimit -l`); \
+         it should be unlimited for who uses RDMA"
+    )]
+    LockedMemory {
+        /// The device.
+        device: String,
+        /// What was to be registered.
+        bytes: usize,
+    },
     /// Making something failed.
     #[error(transparent)]
     Verbs(#[from] VerbsError),
@@ -118,4 +131,21 @@ pub enum OpenError {
         /// The operating system's reason.
         source: io::Error,
     },
+}
+
+impl OpenError {
+    /// Of the first memory that is registered: the usual cause has a variant of its own.
+    pub(crate) fn from_registration(error: VerbsError) -> OpenError {
+        match error {
+            VerbsError::Call {
+                verb: "ibv_reg_mr",
+                device,
+                source,
+            } if source.raw_os_error() == Some(libc::ENOMEM) => OpenError::LockedMemory {
+                device,
+                bytes: CHUNK_SLOTS * SLOT_BYTES,
+            },
+            other => OpenError::Verbs(other),
+        }
+    }
 }

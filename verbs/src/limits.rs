@@ -25,7 +25,7 @@ pub const COMPLETIONS: usize = 32;
 /// Completions taken by one poll.
 pub const COMPLETIONS_PER_POLL: usize = 1024;
 /// Completions that a new queue has room for; it grows with the links.
-pub const FIRST_COMPLETIONS: usize = 1024;
+pub const FIRST_COMPLETIONS: usize = 4096;
 /// Frames a link takes before it says that it is full.
 pub const SEND_QUEUE_FRAMES: usize = 256;
 /// Bytes a link takes before it says that it is full.

@@ -176,22 +176,31 @@ fn a_queue_pair_may_fail_at_any_moment() {
 
 /// The name of the variable that makes `another_process` one that dials, and of what it dials.
 const DIALS: &str = "MEANDER_TEST_DIALS";
+/// The name of the variable that makes it one that only opens a device, and says how that went.
+const OPENS: &str = "MEANDER_TEST_OPENS";
 
-/// Not a test by itself: the process that `a_killed_peer_breaks_its_link_at_once` kills.
+/// Not a test by itself: a process that other tests start.
 #[test]
-#[ignore = "part of another test"]
+#[ignore = "part of other tests"]
 fn another_process() {
-    let Ok(card) = std::env::var(DIALS) else {
-        return;
-    };
+    if std::env::var_os(OPENS).is_some() {
+        match VerbsTransport::open(&VerbsConfig::default()) {
+            Ok(_) => println!("it opened"),
+            Err(error) => println!("error: {error}"),
+        }
+    }
+    if let Ok(card) = std::env::var(DIALS) {
+        dial_for_ever(&card);
+    }
+}
+
+fn dial_for_ever(card: &str) {
     let bytes = card
         .split(',')
         .map(|byte| byte.parse().expect("a byte"))
         .collect();
-    let card = Card {
-        transport: TransportKind::Verbs,
-        bytes,
-    };
+    let transport = TransportKind::Verbs;
+    let card = Card { transport, bytes };
     let mut end = open();
     let link = end.transport.dial(&card).expect("it is a card");
     until(&mut [&mut end], "a link", |ends| {
@@ -202,6 +211,35 @@ fn another_process() {
         end.try_send(link, eager(0, vec![7; 20_000]));
         end.drive();
     }
+}
+
+/// A user whose locked memory is limited is told so when the device is opened.
+#[test]
+#[ignore = "needs an RDMA device: cargo xtask rxe test runs it"]
+fn too_little_locked_memory_is_an_error_that_says_so() {
+    // Where any user can reach it.
+    let program = std::env::temp_dir().join(format!("meander-limited-{}", std::process::id()));
+    fs::copy(std::env::current_exe().expect("a program"), &program).expect("room for it");
+    let said = Command::new("prlimit")
+        .args([
+            "--memlock=65536",
+            "setpriv",
+            "--reuid=65534",
+            "--clear-groups",
+        ])
+        .args(["--inh-caps=-all", "--bounding-set=-all"])
+        .arg(&program)
+        .args(["--ignored", "--exact", "another_process", "--nocapture"])
+        .env(OPENS, "1")
+        .output();
+    let _ = fs::remove_file(&program);
+    let said = said.expect("prlimit and setpriv are there");
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(
+        text.contains("error: rxe0 can't register 524288 bytes"),
+        "{text}"
+    );
+    assert!(text.contains("ulimit -l"), "{text}");
 }
 
 #[test]

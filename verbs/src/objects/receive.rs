@@ -104,6 +104,11 @@ impl ReceivePool {
         })
     }
 
+    /// Makes the first slots, so that what stands against that is known at once.
+    pub fn prepare(&mut self) -> Result<(), VerbsError> {
+        self.add_chunk()
+    }
+
     pub(super) fn queue(&self) -> &Arc<ReceiveQueue> {
         &self.queue
     }

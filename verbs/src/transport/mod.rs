@@ -101,7 +101,9 @@ impl VerbsTransport {
         let domain = Arc::new(Domain::new(&device.context)?);
         let first = limits::FIRST_COMPLETIONS.min(limits.completions);
         let completions = Arc::new(CompletionQueue::new(&device.context, first)?);
-        let receives = ReceivePool::new(&domain, limits::RECEIVE_SLOTS.min(limits.receives))?;
+        let slots = limits::RECEIVE_SLOTS.min(limits.receives);
+        let mut receives = ReceivePool::new(&domain, slots)?;
+        receives.prepare().map_err(OpenError::from_registration)?;
         let bound = socket::listen(&config.addresses, &device.gid)?;
         let card = Contents {
             version: VERSION,
