@@ -114,9 +114,9 @@ impl<A: Area> Incoming<A> {
                 let address = self.number(end)?;
                 match place {
                     Place::Whole => {
-                        self.whole.resize(body_len, 0);
-                        pull.pull(address, &mut self.whole)?;
-                        sink.complete(link, &header, &app, &self.whole)?;
+                        let whole = room(&mut self.whole, body_len);
+                        pull.pull(address, whole)?;
+                        sink.complete(link, &header, &app, whole)?;
                     }
                     Place::Into(slice) => {
                         pull.pull(address, into(sink, slice)?)?;
@@ -125,10 +125,6 @@ impl<A: Area> Incoming<A> {
                 }
             }
             Form::Beside | Form::More => {
-                if place == Place::Whole {
-                    self.whole.clear();
-                    self.whole.resize(body_len, 0);
-                }
                 let piece = self.number(end)?;
                 let partial = Partial {
                     header,
@@ -163,7 +159,7 @@ impl<A: Area> Incoming<A> {
         }
         let range = partial.done..partial.done + len;
         let to = match partial.place {
-            Place::Whole => &mut self.whole[range],
+            Place::Whole => &mut room(&mut self.whole, all)[range],
             Place::Into(slice) => &mut into(sink, slice)?[range],
         };
         self.ring.read_body(at, to)?;
@@ -176,7 +172,7 @@ impl<A: Area> Incoming<A> {
             header, app, place, ..
         } = partial;
         let body = match place {
-            Place::Whole => &self.whole[..],
+            Place::Whole => &self.whole[..all],
             Place::Into(_) => &[],
         };
         sink.complete(link, &header, &app, body)?;
@@ -212,6 +208,14 @@ fn form(note: Note) -> Form {
         2 => Form::More,
         _ => Form::Theirs,
     }
+}
+
+/// The first bytes of a memory that grows to what is needed; what was in it stays.
+fn room(whole: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if whole.len() < len {
+        whole.resize(len, 0);
+    }
+    &mut whole[..len]
 }
 
 /// The place of a body; one that is not as long as was said is a fault of this side, and breaks the
