@@ -20,7 +20,8 @@ const WINDOW_BYTES: u64 = 64 * 1024;
 /// Payload of envelopes that is pulled, at most.
 const PULL_BYTES: u64 = 1 << 20;
 
-// The first byte says how far the link has come, the second how the bytes are cut; then bytes.
+// The first byte says how far the link has come, its upper bits whether the link is encrypted and whether
+// even the bytes below the encryption are the fuzzer's; the second says how the bytes are cut; then bytes.
 fuzz_target!(|input: &[u8]| {
     let [stage, cut, bytes @ ..] = input else {
         return;
@@ -37,7 +38,10 @@ fuzz_target!(|input: &[u8]| {
     far.port.connected(FAR);
     near.port.accepted(Time(0), NEAR);
     // An honest peer, until the fuzzer takes its place.
-    let mut feed = Feed::default();
+    let mut feed = match stage & 0x80 {
+        0 => Feed::default(),
+        _ => Feed::encrypted(),
+    };
     for _ in 0..usize::from(stage % 12) {
         match far.port.poll_transmit(FAR) {
             Some(frame) => {
@@ -51,6 +55,9 @@ fuzz_target!(|input: &[u8]| {
                 }
             }
         }
+    }
+    if stage & 0x40 != 0 {
+        feed.feed_raw();
     }
     let piece = match cut % 4 {
         0 => bytes.len(),

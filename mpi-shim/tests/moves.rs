@@ -45,7 +45,12 @@ fn derived_datatypes_go_on_through_moves() {
 
 #[test]
 fn moves_go_on_over_encrypted_links() {
-    let on = ["-x", "MEANDER_TCP_ENCRYPTION=on"];
+    let on = [
+        "-x",
+        "MEANDER_TCP_ENCRYPTION=on",
+        "-x",
+        "MEANDER_TRANSPORT=tcp",
+    ];
     moved_with(&on, "collectives", 3, &["2"], 16);
 }
 

@@ -91,12 +91,18 @@ fn a_flood_past_its_bound_stays_with_the_senders() {
 /// Also what crosses ranks by rendezvous, in collectives, and in floods.
 #[test]
 fn with_links_encrypted() {
+    let preload = preload();
+    let encrypted = ["-x", "MEANDER_TCP_ENCRYPTION=on"];
+    let on = [
+        &encrypted[..],
+        &["-x", "MEANDER_TRANSPORT=tcp", "-x", &preload],
+    ]
+    .concat();
     for (name, ranks) in [("ring", 2), ("collectives", 3), ("matching", 2)] {
-        let on = ["-x", "MEANDER_TCP_ENCRYPTION=on", "-x", &preload()];
         let run = mpirun(ranks, &[&on[..], &[&program(name)]].concat());
         expect_ok(name, ranks, &run);
     }
-    let wrong = ["-x", "MEANDER_TCP_ENCRYPTION=yes", "-x", &preload()];
+    let wrong = ["-x", "MEANDER_TCP_ENCRYPTION=yes", "-x", &preload];
     let run = mpirun(2, &[&wrong[..], &[&program("ring")]].concat());
     assert!(!run.status.success());
     let text = words(&run);
