@@ -138,17 +138,20 @@ impl CompletionQueue {
         self.context.checked("ibv_req_notify_cq", result)
     }
 
-    /// Takes the events that are there, so that the descriptor is not readable any more.
-    pub fn take_events(&self) {
+    /// Takes the event that makes the descriptor readable. There is one at most for each time that the
+    /// queue was armed; what is left, if anything, keeps the descriptor readable.
+    pub fn take_event(&self) -> bool {
         let (mut queue, mut own) = (ptr::null_mut(), ptr::null_mut());
         let get = self.context.library().ibv_get_cq_event;
         // SAFETY: the channel is there and its descriptor does not block.
-        while unsafe { get(self.channel.as_ptr(), &mut queue, &mut own) } == 0 {
-            let count = self.unacknowledged.fetch_add(1, Ordering::Relaxed);
-            if count >= ACKNOWLEDGE_EVERY {
-                self.acknowledge();
-            }
+        if unsafe { get(self.channel.as_ptr(), &mut queue, &mut own) } != 0 {
+            return false;
         }
+        let count = self.unacknowledged.fetch_add(1, Ordering::Relaxed);
+        if count >= ACKNOWLEDGE_EVERY {
+            self.acknowledge();
+        }
+        true
     }
 
     /// Every event must be acknowledged before the queue is destroyed; each takes a lock.
@@ -224,7 +227,7 @@ impl Drop for CompletionQueue {
         if self.context.is_forked() {
             return;
         }
-        self.take_events();
+        while self.take_event() {}
         self.acknowledge();
         let library = self.context.library();
         // SAFETY: queue pairs hold the queue by an Arc, so none is left; its events are acknowledged.

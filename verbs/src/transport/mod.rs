@@ -274,7 +274,7 @@ impl VerbsTransport {
         for event in ready {
             match event.data.u64() {
                 CHANNEL => {
-                    self.completions.take_events();
+                    self.completions.take_event();
                     self.armed = false;
                 }
                 EVENTS => self.take_events(),
