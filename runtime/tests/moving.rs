@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{
-    Collector, Reader, SERVICE, SOME_TIME, config, connect, open, open_over_tcp, over_tcp, pair,
-    pattern, until,
+    Collector, Reader, SERVICE, SOME_TIME, config, connect, open, open_over_shm, open_over_tcp,
+    over_shm, over_tcp, pair, pattern, until,
 };
 use meander::{Epoch, Error, NodeName, Outgoing, Port, SendMode, TransportKind};
 
@@ -204,7 +204,7 @@ fn sockets() -> usize {
 
 #[test]
 fn links_that_break_under_load_heal() {
-    links_break_under_load(open(), open());
+    links_break_under_load(open_over_shm(), open_over_shm());
     links_break_under_load(open_over_tcp(), open_over_tcp());
 }
 
@@ -277,7 +277,7 @@ fn both_ends_move_at_once() {
 #[test]
 fn a_stream_changes_its_transport_as_its_ends_move() {
     const MESSAGES: usize = 1200;
-    let (left, right) = (open(), open());
+    let (left, right) = (open_over_shm(), open_over_shm());
     let (near, far) = connect(&left, &right);
     let (stays, mut port, mut stream) = (left.clone(), right, far);
     let sender = thread::spawn(move || {
@@ -292,7 +292,7 @@ fn a_stream_changes_its_transport_as_its_ends_move() {
             let (shm, tcp) = (TransportKind::Shm, TransportKind::Tcp);
             let (way, config) = match moves % 2 {
                 0 => (shm, over_tcp()),
-                _ => (tcp, config()),
+                _ => (tcp, over_shm()),
             };
             // What is read here may be older than the link.
             let start = Instant::now();

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use common::{SOME_TIME, connect, open};
+use common::{SOME_TIME, connect, open, open_over_shm};
 use meander::{Error, TransportKind};
 
 /// Set in the process that a test runs itself in.
@@ -30,7 +30,7 @@ fn a_suspended_port_holds_no_socket() {
     if !inside("a_suspended_port_holds_no_socket") {
         return;
     }
-    let (left, right) = (open(), open());
+    let (left, right) = (open_over_shm(), open_over_shm());
     let (near, far) = connect(&left, &right);
     assert_eq!(left.linked_by(right.id()), Some(TransportKind::Shm));
     assert!(descriptors("socket:") >= 4);
@@ -101,7 +101,7 @@ fn a_forked_child_has_no_port() {
         return;
     }
     for announced in [false, true] {
-        let (left, right) = (open(), open());
+        let (left, right) = (open_over_shm(), open_over_shm());
         let (near, far) = connect(&left, &right);
         let forked = announced.then(meander::announce_forks);
         match fork::this_process() {

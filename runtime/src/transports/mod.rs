@@ -69,7 +69,10 @@ impl Transports {
         let allowed = config.allowed.as_ref();
         // Whoever has TCP encrypted does not mean to go over the same network in the clear, unless he says so.
         let in_the_clear = |kind| config.tcp.encryption && kind == TransportKind::Verbs;
-        let may = |kind| allowed.map_or(!in_the_clear(kind), |kinds| kinds.contains(&kind));
+        // Only by name, until it has run long enough under load.
+        let unproven = |kind| kind == TransportKind::Shm;
+        let by_itself = |kind| !in_the_clear(kind) && !unproven(kind);
+        let may = |kind| allowed.map_or(by_itself(kind), |kinds| kinds.contains(&kind));
         if may(TransportKind::Tcp) {
             let bind = &config.tcp.bind;
             let tcp = match config.tcp.encryption {

@@ -27,6 +27,18 @@ pub fn over_tcp() -> Config {
     }
 }
 
+/// What ports of one node have that share memory.
+pub fn over_shm() -> Config {
+    Config {
+        transports: Some(vec![TransportKind::Shm, TransportKind::Tcp]),
+        ..config()
+    }
+}
+
+pub fn open_over_shm() -> Port {
+    Port::open(over_shm()).unwrap()
+}
+
 pub fn open() -> Port {
     Port::open(config()).unwrap()
 }
