@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
-use meander::{Config, Key, Port};
+use meander::{Config, Key, Port, VerbsCounters};
 use serde::{Deserialize, Serialize};
 
 use crate::line::{Contender, Line, RawSocket, StreamPosted};
@@ -43,6 +43,48 @@ pub struct ContenderResult {
     pub of_raw: f64,
     /// Every round's value.
     pub rounds: Vec<f64>,
+    /// On this side, a message (and the one that comes back, where latency is measured), over all
+    /// rounds. `None` without verbs.
+    pub per_message: Option<PerMessage>,
+}
+
+/// What a message costs by verbs.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct PerMessage {
+    /// Work requests for sending.
+    pub send_requests: f64,
+    /// Calls that post some of them.
+    pub send_doorbells: f64,
+    /// Calls that post room for what is received.
+    pub receive_doorbells: f64,
+    /// Completions that were taken, of both.
+    pub completions: f64,
+}
+
+impl PerMessage {
+    /// From the counters before and after each of some rounds.
+    fn of(rounds: &[(VerbsCounters, VerbsCounters)], messages: usize) -> Option<PerMessage> {
+        let each = |count: fn(&VerbsCounters) -> u64| {
+            let counts = rounds
+                .iter()
+                .map(|(before, after)| count(after) - count(before));
+            counts.sum::<u64>() as f64 / (rounds.len() * messages) as f64
+        };
+        (!rounds.is_empty()).then(|| PerMessage {
+            send_requests: each(|it| it.send_requests),
+            send_doorbells: each(|it| it.doorbells),
+            receive_doorbells: each(|it| it.receive_doorbells),
+            completions: each(|it| it.send_completions + it.receive_completions),
+        })
+    }
+}
+
+/// What the rounds of one contender gave.
+struct Samples {
+    contender: Contender,
+    rounds: Vec<f64>,
+    tails: Vec<f64>,
+    counted: Vec<(VerbsCounters, VerbsCounters)>,
 }
 
 /// The two processes and the lines between them.
@@ -52,6 +94,7 @@ pub struct Session {
     /// `None`: it runs elsewhere.
     pub(crate) peer: Option<Child>,
     listener: TcpListener,
+    port: Port,
 }
 
 /// A round's messages where nothing else is said: so many, or so many bytes.
@@ -104,6 +147,7 @@ impl Session {
             orders,
             peer: None,
             listener,
+            port,
         })
     }
 
@@ -130,32 +174,39 @@ impl Session {
         let messages = messages
             .unwrap_or_else(|| usual_messages(measure, size))
             .max(1);
-        let values = contenders
-            .iter()
-            .map(|&contender| (contender, Vec::new(), Vec::new()));
-        let mut values: Vec<_> = values.collect();
+        let samples = contenders.iter().map(|&contender| Samples {
+            contender,
+            rounds: Vec::new(),
+            tails: Vec::new(),
+            counted: Vec::new(),
+        });
+        let mut samples: Vec<_> = samples.collect();
         for _ in 0..rounds {
-            for (contender, values, tails) in &mut values {
+            for sample in &mut samples {
+                let before = self.port.verbs_counters();
                 let (value, tail) = self.round(&Round {
                     measure,
-                    contender: *contender,
+                    contender: sample.contender,
                     size,
                     messages,
                 })?;
-                values.push(value);
-                tails.extend(tail);
+                sample.rounds.push(value);
+                sample.tails.extend(tail);
+                let counted = before.zip(self.port.verbs_counters());
+                sample.counted.extend(counted);
             }
         }
-        let raw = median(&values[0].1);
-        let results = values.into_iter().map(|(contender, rounds, tails)| {
-            let value = median(&rounds);
-            let p99 = (!tails.is_empty()).then(|| median(&tails));
+        let raw = median(&samples[0].rounds);
+        let results = samples.into_iter().map(|sample| {
+            let value = median(&sample.rounds);
+            let p99 = (!sample.tails.is_empty()).then(|| median(&sample.tails));
             ContenderResult {
-                contender,
+                contender: sample.contender,
                 value,
                 p99,
                 of_raw: value / raw,
-                rounds,
+                rounds: sample.rounds,
+                per_message: PerMessage::of(&sample.counted, messages),
             }
         });
         Ok(Row {

@@ -42,8 +42,8 @@ pub use meander_core::{
     Contact, Epoch, JobId, Key, Limits, Location, NodeName, PortId, Seq, StreamId, StreamKind,
     TransportKind,
 };
-pub use meander_verbs::VerbsConfig;
 pub use meander_verbs::registration::check as registrations_kept_here;
+pub use meander_verbs::{Counters as VerbsCounters, VerbsConfig};
 pub use port::Port;
 pub use stream::Stream;
 pub use transports::verbs_here;

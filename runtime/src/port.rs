@@ -105,6 +105,13 @@ impl Port {
         Some(state.engine.transports()?.kind_of(link))
     }
 
+    /// What the port's verbs have done so far: what a message costs, whatever the machine's speed.
+    /// `None` without them.
+    pub fn verbs_counters(&self) -> Option<crate::VerbsCounters> {
+        let state = self.shared().look().ok()?;
+        state.engine.transports()?.verbs_counters()
+    }
+
     /// Teaches where a peer is. Older knowledge than the port has is ignored.
     pub fn add_peer(&self, contact: &Contact) {
         if let Ok(mut state) = self.shared().look() {

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
+use serde_json::Value;
 
 use self::site::{CLIENT, SERVER, Site};
 use self::tools::{Measure, Run, Tool};
@@ -77,6 +78,9 @@ pub fn run(name: &str, options: &Options) -> Result<()> {
                     contender.take_turn(&site, &run, &options.transport, &mut failures);
                 }
             }
+            if let Some(costs) = &contenders[0].costs {
+                println!("{:<15} {bytes:>8} {costs}", "per message");
+            }
             let fresh = compare(&run, &contenders, &options.transport);
             fresh.iter().for_each(print_row);
             rows.extend(fresh);
@@ -97,6 +101,8 @@ pub fn run(name: &str, options: &Options) -> Result<()> {
 struct Contender {
     tool: Tool,
     values: Vec<f64>,
+    /// What a message cost us in the last round.
+    costs: Option<Value>,
 }
 
 impl Contender {
@@ -104,12 +110,16 @@ impl Contender {
         Contender {
             tool,
             values: Vec::new(),
+            costs: None,
         }
     }
 
     fn take_turn(&mut self, site: &Site, run: &Run, transport: &str, failures: &mut Vec<String>) {
         match measure(site, self.tool, run, transport) {
-            Ok(value) => self.values.push(value),
+            Ok((value, costs)) => {
+                self.values.push(value);
+                self.costs = costs;
+            }
             Err(error) => {
                 let failure = format!("{} at {}: {error:#}", self.tool.name(), run.bytes);
                 eprintln!("{failure}");
@@ -125,8 +135,8 @@ impl Contender {
     }
 }
 
-/// One run of one tool.
-fn measure(site: &Site, tool: Tool, run: &Run, transport: &str) -> Result<f64> {
+/// One run of one tool: its value, and what a message cost if it is ours.
+fn measure(site: &Site, tool: Tool, run: &Run, transport: &str) -> Result<(f64, Option<Value>)> {
     let ends = site.ends(transport);
     let (server, client) = tool.commands(run, &ends);
     let server = Server::start(limited(site, SERVER, &server)?)?;
@@ -148,7 +158,7 @@ fn measure(site: &Site, tool: Tool, run: &Run, transport: &str) -> Result<f64> {
             server.end()
         );
     }
-    tool.value(run, &said)
+    Ok((tool.value(run, &said)?, tools::our_costs(&said)))
 }
 
 /// A command on a machine that does not outlive its time.

@@ -224,6 +224,13 @@ fn our_value(output: &str) -> Option<f64> {
     document["rows"][0]["results"][0]["value"].as_f64()
 }
 
+/// What a message cost our measuring side: an object of numbers.
+pub fn our_costs(output: &str) -> Option<Value> {
+    let document: Value = serde_json::from_str(output).ok()?;
+    let costs = &document["rows"][0]["results"][0]["per_message"];
+    costs.is_object().then(|| costs.clone())
+}
+
 /// A column of perftest's one row: bytes, iterations, and then least, most, typical ... of a latency,
 /// or peak, average (2^20 bytes a second) and rate (10^6 a second) of a bandwidth.
 fn perftest_row(run: &Run, output: &str, column: usize) -> Option<f64> {

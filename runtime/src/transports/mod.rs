@@ -19,7 +19,7 @@ use meander_core::wire::{AppHeader, FrameHeader};
 use meander_core::{Card, LinkId, PortId, Time, TransportKind};
 use meander_shm::{ShmConfig, ShmTransport};
 use meander_tcp::{Psk, TcpTransport};
-use meander_verbs::{VerbsConfig, VerbsTransport};
+use meander_verbs::{Counters as VerbsCounters, VerbsConfig, VerbsTransport};
 
 use crate::{Error, TcpConfig};
 use choice::{Choice, Lasts};
@@ -191,6 +191,14 @@ impl Transports {
     /// Forgets what is known of a peer that is gone.
     pub fn forget(&mut self, peer: PortId) {
         self.choice.forget(peer);
+    }
+
+    /// What verbs have done, where they are in use.
+    pub fn verbs_counters(&self) -> Option<VerbsCounters> {
+        match &self.members[tag(TransportKind::Verbs)] {
+            Some(Member::Verbs(verbs)) => Some(verbs.counters()),
+            _ => None,
+        }
     }
 
     /// The kind of a link.
