@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::OpenError;
-use crate::objects::{Context, PortState};
+use crate::objects::{Context, DeviceLimits, PortState};
 
 /// What a [`VerbsTransport`](crate::VerbsTransport) uses. The default is the first active port of the
 /// first device that has one, and its RoCE v2 address that is an IPv4 address.
@@ -54,6 +54,7 @@ impl Default for VerbsConfig {
 /// What was chosen.
 pub(crate) struct Chosen {
     pub context: Arc<Context>,
+    pub limits: DeviceLimits,
     pub port: u8,
     pub state: PortState,
     pub gid_index: u8,
@@ -115,9 +116,10 @@ pub(crate) fn choose(config: &VerbsConfig) -> Result<Chosen, OpenError> {
 /// The port of a device that is to be used, if one is active.
 fn choose_port(config: &VerbsConfig, device: &str) -> Result<Option<Chosen>, OpenError> {
     let context = Arc::new(Context::open(device)?);
+    let limits = context.limits()?;
     let ports = match config.port {
         Some(port) => port..=port,
-        None => 1..=context.ports()?,
+        None => 1..=limits.ports,
     };
     for port in ports {
         let state = context.port(port)?;
@@ -127,6 +129,7 @@ fn choose_port(config: &VerbsConfig, device: &str) -> Result<Option<Chosen>, Ope
             return Ok(Some(Chosen {
                 mtu: asked.min(state.mtu),
                 context,
+                limits,
                 port,
                 state,
                 gid_index,

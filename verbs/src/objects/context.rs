@@ -35,6 +35,7 @@ unsafe impl Sync for Context {}
 pub(crate) struct DeviceLimits {
     pub completions: usize,
     pub receives: usize,
+    pub ports: u8,
 }
 
 /// What a port of a device says of itself.
@@ -153,19 +154,8 @@ impl Context {
         Ok(DeviceLimits {
             completions: count(attributes.max_cqe),
             receives: count(attributes.max_srq_wr),
+            ports: attributes.phys_port_cnt,
         })
-    }
-
-    /// How many ports the device has.
-    pub fn ports(&self) -> Result<u8, VerbsError> {
-        let mut attributes = MaybeUninit::<ibv_device_attr>::zeroed();
-        // SAFETY: as in `limits`.
-        let attributes = unsafe {
-            let result = (self.library.ibv_query_device)(self.raw(), attributes.as_mut_ptr());
-            self.checked("ibv_query_device", result)?;
-            attributes.assume_init()
-        };
-        Ok(attributes.phys_port_cnt)
     }
 
     pub fn port(&self, number: u8) -> Result<PortState, VerbsError> {

@@ -164,6 +164,6 @@ impl VerbsTransport {
     pub(super) fn reserve(&self, slots: usize, more_links: usize) -> Result<(), crate::VerbsError> {
         let requests = (self.pairs.len() + more_links) * limits::SEND_QUEUE_REQUESTS;
         self.completions
-            .reserve(slots + requests, self.limits.completions)
+            .reserve(slots + requests, self.device.limits.completions)
     }
 }

@@ -30,7 +30,7 @@ use crate::card::{Contents, VERSION};
 use crate::device::{Chosen, ETHERNET, choose};
 use crate::link::Link;
 use crate::objects::{
-    AsyncEvent, Chain, Completion, CompletionQueue, DeviceLimits, Domain, ReceivePool, SendPool,
+    AsyncEvent, Chain, Completion, CompletionQueue, Domain, ReceivePool, SendPool,
 };
 use crate::{Counters, OpenError, VerbsConfig, limits, socket};
 
@@ -50,7 +50,6 @@ pub struct VerbsTransport {
     completions: Arc<CompletionQueue>,
     domain: Arc<Domain>,
     device: Chosen,
-    limits: DeviceLimits,
     config: VerbsConfig,
 
     epoll: Arc<OwnedFd>,
@@ -97,11 +96,10 @@ impl VerbsTransport {
     /// Opens a device and listens for peers.
     pub fn open(config: &VerbsConfig) -> Result<VerbsTransport, OpenError> {
         let device = choose(config)?;
-        let limits = device.context.limits()?;
         let domain = Arc::new(Domain::new(&device.context)?);
-        let first = limits::FIRST_COMPLETIONS.min(limits.completions);
+        let first = limits::FIRST_COMPLETIONS.min(device.limits.completions);
         let completions = Arc::new(CompletionQueue::new(&device.context, first)?);
-        let slots = limits::RECEIVE_SLOTS.min(limits.receives);
+        let slots = limits::RECEIVE_SLOTS.min(device.limits.receives);
         let mut receives = ReceivePool::new(&domain, slots)?;
         receives.prepare().map_err(OpenError::from_registration)?;
         let bound = socket::listen(&config.addresses, &device.gid)?;
@@ -141,7 +139,6 @@ impl VerbsTransport {
             chain: Chain::default(),
             completions,
             domain,
-            limits,
             config: config.clone(),
             epoll: Arc::new(epoll),
             listeners: listeners.collect(),
