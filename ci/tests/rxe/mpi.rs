@@ -12,6 +12,9 @@ use crate::support::{Job, Started};
 const STOP: &str = "/run/rxe/stop";
 /// Enough for rendezvous, in several pieces.
 const LARGE_BYTES: &str = "700000";
+/// So that these programs still run when they have been moved, on a quiet machine too.
+const NETPIPE_REPEATS: &str = "150";
+const HEAT2D_STEPS: &str = "30000";
 /// How long packets are held: longer than a queue pair tries again.
 const FROZEN: Duration = Duration::from_secs(10);
 
@@ -69,7 +72,16 @@ pub fn large_messages_through_moves(lab: &Rxe) -> Result<()> {
 }
 
 pub fn netpipe_through_moves(lab: &Rxe) -> Result<()> {
-    let program = ["NPopenmpi", "-i", "-u", "300000", "-o", "/run/rxe/np.out"];
+    let program = [
+        "NPopenmpi",
+        "-i",
+        "-u",
+        "300000",
+        "-n",
+        NETPIPE_REPEATS,
+        "-o",
+        "/run/rxe/np.out",
+    ];
     let job = Job::start(lab, "netpipe", Some("verbs"), &program)?;
     job.migrate("a")?;
     job.migrate("b")?;
@@ -90,7 +102,7 @@ pub fn netpipe_through_moves(lab: &Rxe) -> Result<()> {
 
 pub fn heat2d_through_a_move(lab: &Rxe) -> Result<()> {
     let program = text(artifacts::example("heat2d")?)?;
-    let words = [program.as_str(), "128", "4000"];
+    let words = [program.as_str(), "128", HEAT2D_STEPS];
     let native = lab.mpirun(&["a", "b"], false, &[], &words)?;
     let native = Started::new("heat2d-native", native)?.output()?;
     let job = Job::start(lab, "heat2d", Some("verbs"), &words)?;
