@@ -91,7 +91,7 @@ impl SendRequest {
 /// Bytes of one write; every device takes as many.
 const WRITE_BYTES_MAX: u64 = 1 << 24;
 
-/// What one call of [`QueuePair::post`] has posted.
+/// What one call of [`super::QueuePair::post`] has posted.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Posted {
     pub requests: u64,
