@@ -184,6 +184,7 @@ impl VerbsTransport {
         if self.take_completions() > 0 {
             return false;
         }
+        self.registered.tidy();
         self.slept = true;
         true
     }

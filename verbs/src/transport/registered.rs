@@ -64,6 +64,11 @@ impl Registered {
         })
     }
 
+    /// Lets go of what the program has given back since.
+    pub fn tidy(&mut self) {
+        self.cache.tidy();
+    }
+
     pub fn counters(&self) -> Counters {
         self.cache.counters()
     }
