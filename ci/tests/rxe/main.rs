@@ -32,8 +32,8 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         mpi::large_messages_through_moves,
     ),
     (
-        "rxe_netpipe_checks_integrity_through_moves",
-        mpi::netpipe_through_moves,
+        "rxe_netpipe_checks_integrity_through_a_move",
+        mpi::netpipe_through_a_move,
     ),
     (
         "rxe_heat2d_computes_the_same_through_a_move",
