@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
 use super::hub;
 use crate::state::Incarnation;
@@ -93,8 +93,7 @@ impl Machine {
         match tried {
             Ok(status) if status.success() => Some(Ok(())),
             Err(error) => Some(Err(error)),
-            Ok(_) if self.has_ended() => Some(self.last_words()),
-            Ok(_) => None,
+            Ok(_) => self.last_words().map(|words| Err(anyhow!(words))),
         }
     }
 
@@ -115,12 +114,16 @@ impl Machine {
         !Incarnation::load(&self.file("pid")).is_some_and(Incarnation::alive)
     }
 
-    fn last_words(&self) -> Result<()> {
+    /// What it said last, if it has ended.
+    pub fn last_words(&self) -> Option<String> {
+        if !self.has_ended() {
+            return None;
+        }
         let said = |what| fs::read_to_string(self.file(what)).unwrap_or_default();
         let text = said("console") + &said("qemu");
         let lines: Vec<&str> = text.lines().collect();
         let last = lines[lines.len().saturating_sub(15)..].join("\n");
-        bail!("{} ended while it booted:\n{last}", self.name)
+        Some(format!("machine {} has ended:\n{last}", self.name))
     }
 
     fn file(&self, what: &str) -> PathBuf {

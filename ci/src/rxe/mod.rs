@@ -137,6 +137,12 @@ impl Rxe {
         Ok(text)
     }
 
+    /// The last words of a machine that has ended by itself, where one has: its kernel crashed.
+    pub fn crashed(&self) -> Option<String> {
+        let mut ended = self.machines.iter().filter_map(Machine::last_words);
+        ended.next()
+    }
+
     /// Starts an agent on every machine, and waits until each answers. Its log there is
     /// `/run/rxe/agent.log`.
     pub fn start_agents(&self) -> Result<()> {

@@ -13,8 +13,8 @@ const STOP: &str = "/run/rxe/stop";
 /// Enough for rendezvous, in several pieces.
 const LARGE_BYTES: &str = "700000";
 /// So that these programs still run when they have been moved, on a quiet machine too.
-const NETPIPE_REPEATS: &str = "400";
-const HEAT2D_STEPS: &str = "30000";
+const NETPIPE_REPEATS: &str = "250";
+const HEAT2D_STEPS: &str = "20000";
 /// How long packets are held: longer than a queue pair tries again.
 const FROZEN: Duration = Duration::from_secs(10);
 
