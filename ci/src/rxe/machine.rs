@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow};
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::hub;
 use crate::state::Incarnation;
@@ -111,7 +112,14 @@ impl Machine {
     }
 
     fn has_ended(&self) -> bool {
-        !Incarnation::load(&self.file("pid")).is_some_and(Incarnation::alive)
+        let Some(process) = Incarnation::load(&self.file("pid")) else {
+            return true;
+        };
+        // A child of ours that has ended stays, as a zombie, until it is waited for.
+        if let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) {
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+        !process.alive()
     }
 
     /// What it said last, if it has ended.
