@@ -24,10 +24,6 @@ const SCENARIOS: &[(&str, Scenario)] = &[
         verbs::tests_on_a_device,
     ),
     (
-        "rxe_a_rank_moves_between_kernels",
-        mpi::a_rank_moves_between_kernels,
-    ),
-    (
         "rxe_large_messages_over_verbs_through_moves",
         mpi::large_messages_through_moves,
     ),

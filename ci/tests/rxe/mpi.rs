@@ -52,13 +52,6 @@ fn end_steady(lab: &Rxe, job: Job<'_>) -> Result<()> {
     Ok(())
 }
 
-pub fn a_rank_moves_between_kernels(lab: &Rxe) -> Result<()> {
-    let job = start_steady(lab, "kernels", Some("tcp"), &[])?;
-    job.migrate("c")?;
-    job.migrate("b")?;
-    end_steady(lab, job)
-}
-
 /// Zero-copy traffic is in flight all the time.
 pub fn large_messages_through_moves(lab: &Rxe) -> Result<()> {
     let job = start_steady(lab, "large", Some("verbs"), &["--bytes", LARGE_BYTES])?;
