@@ -148,6 +148,7 @@ impl Layer {
                 let mut counts = tests(cargo().args(UNIT))?;
                 counts.add(tests(cargo_as_root()?.args(UNIT_AS_ROOT))?);
                 counts.add(tests(cargo_as_root()?.args(USERS_OF_SHM))?);
+                println!("{IGNORED}");
                 Ok(counts)
             }
             Layer::Simulator => {
@@ -222,6 +223,9 @@ const USERS_OF_SHM: &[&str] = &[
     "--",
     "--ignored",
 ];
+/// What the unit layer counts as skipped.
+const IGNORED: &str = "ignored above: tests of `shm` that play another user, which were run as root just now, and \
+     tests of `verbs` that need an RDMA device, which the layer rxe runs on its machines";
 const SCENARIOS: &[&str] = &[
     "test",
     "--package",
