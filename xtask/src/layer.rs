@@ -148,6 +148,7 @@ impl Layer {
                 let mut counts = tests(cargo().args(UNIT))?;
                 counts.add(tests(cargo_as_root()?.args(UNIT_AS_ROOT))?);
                 counts.add(tests(cargo_as_root()?.args(USERS_OF_SHM))?);
+                counts.add(tests(cargo_as_root()?.args(HUGE_PAGES))?);
                 println!("{IGNORED}");
                 Ok(counts)
             }
@@ -222,9 +223,22 @@ const USERS_OF_SHM: &[&str] = &[
     "--quiet",
     "--",
     "--ignored",
+    "--skip",
+    "a_part_for_another_user",
+];
+/// These set huge pages aside.
+const HUGE_PAGES: &[&str] = &[
+    "test",
+    "--package",
+    "meander-verbs",
+    "--test",
+    "registration",
+    "--quiet",
+    "--",
+    "--ignored",
 ];
 /// What the unit layer counts as skipped.
-const IGNORED: &str = "ignored above: tests of `shm` that play another user, which were run as root just now, and \
+const IGNORED: &str = "ignored above: two tests that need root, which were run as root just now, and the \
      tests of `verbs` that need an RDMA device, which the layer rxe runs on its machines";
 const SCENARIOS: &[&str] = &[
     "test",

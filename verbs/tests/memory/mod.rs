@@ -133,10 +133,10 @@ impl Area {
         area
     }
 
-    /// Two huge pages, where some are set aside.
-    pub fn huge() -> Option<Area> {
+    /// Two huge pages, of those that are set aside.
+    pub fn huge() -> Area {
         let flags = ANONYMOUS | libc::MAP_HUGETLB;
-        Area::with(2 * HUGE_PAGE, Kind::Huge, flags, -1).ok()
+        Area::with(2 * HUGE_PAGE, Kind::Huge, flags, -1).expect("huge pages are set aside")
     }
 
     pub fn shared_anonymous(len: usize) -> Area {
