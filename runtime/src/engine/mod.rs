@@ -114,7 +114,7 @@ impl Engine {
     /// Listens, and puts the port on the fabric.
     pub fn attach(&mut self, epoch: Epoch) -> Result<(), Error> {
         let psk = Psk(self.core.derive_key(ENCRYPTION_LABEL).0);
-        let transports = Transports::open(&self.config, psk)?;
+        let transports = Transports::open(&self.config, &psk)?;
         let location = Location {
             node: self.node.clone(),
             cards: transports.cards(),

@@ -17,8 +17,7 @@ use meander_core::transport::{
 };
 use meander_core::wire::{AppHeader, FrameHeader};
 use meander_core::{Card, LinkId, PortId, Time, TransportKind};
-use meander_shm::{ShmConfig, ShmTransport};
-use meander_tcp::{Psk, TcpTransport};
+use meander_tcp::Psk;
 use meander_verbs::{Counters as VerbsCounters, VerbsConfig, VerbsTransport};
 
 use crate::{Error, TcpConfig};
@@ -31,6 +30,18 @@ pub(crate) struct TransportConfig {
     pub allowed: Option<Vec<TransportKind>>,
     pub tcp: TcpConfig,
     pub verbs: VerbsConfig,
+}
+
+impl TransportConfig {
+    fn allows(&self, kind: TransportKind) -> bool {
+        match &self.allowed {
+            Some(kinds) => kinds.contains(&kind),
+            // Whoever has TCP encrypted does not mean to go over the same network in the clear.
+            None if kind == TransportKind::Verbs => !self.tcp.encryption,
+            // Only by name, until it has run long enough under load.
+            None => kind != TransportKind::Shm,
+        }
+    }
 }
 
 /// What verbs a port with this configuration would use here, for people; or why there are none. For
@@ -62,40 +73,19 @@ const ALL_EVERY: Duration = Duration::from_micros(20);
 
 impl Transports {
     /// Opens every transport that is allowed and that works here; one that was asked for by name
-    /// must work.
-    /// `psk` is for TCP links, where they are to be encrypted.
-    pub fn open(config: &TransportConfig, psk: Psk) -> Result<Transports, Error> {
+    /// must work, and so must TCP. `psk` is for TCP links, where they are to be encrypted.
+    pub fn open(config: &TransportConfig, psk: &Psk) -> Result<Transports, Error> {
         let mut members = [const { None }; TAGS];
-        let allowed = config.allowed.as_ref();
-        // Whoever has TCP encrypted does not mean to go over the same network in the clear, unless he says so.
-        let in_the_clear = |kind| config.tcp.encryption && kind == TransportKind::Verbs;
-        // Only by name, until it has run long enough under load.
-        let unproven = |kind| kind == TransportKind::Shm;
-        let by_itself = |kind| !in_the_clear(kind) && !unproven(kind);
-        let may = |kind| allowed.map_or(by_itself(kind), |kinds| kinds.contains(&kind));
-        if may(TransportKind::Tcp) {
-            let bind = &config.tcp.bind;
-            let tcp = match config.tcp.encryption {
-                true => TcpTransport::open_encrypted(bind, psk),
-                false => TcpTransport::open(bind),
-            };
-            let tcp = tcp.map_err(Error::Listen)?;
-            members[tag(TransportKind::Tcp)] = Some(Member::Tcp(tcp));
-        }
-        if may(TransportKind::Verbs) {
-            match VerbsTransport::open(&config.verbs) {
-                Ok(verbs) => {
-                    members[tag(TransportKind::Verbs)] = Some(Member::Verbs(Box::new(verbs)));
-                }
-                Err(error) if allowed.is_some() => return Err(Error::Verbs(error)),
-                Err(error) => tracing::debug!("no verbs here: {error}"),
+        for (at, kind) in KINDS.into_iter().enumerate() {
+            if !config.allows(kind) {
+                continue;
             }
-        }
-        if may(TransportKind::Shm) {
-            match ShmTransport::open(ShmConfig::default()) {
-                Ok(shm) => members[tag(TransportKind::Shm)] = Some(Member::Shm(shm)),
-                Err(error) if allowed.is_some() => return Err(Error::SharedMemory(error)),
-                Err(error) => tracing::debug!("no shared memory here: {error}"),
+            match Member::open(kind, config, psk) {
+                Ok(member) => members[at] = Some(member),
+                Err(error) if config.allowed.is_some() || kind == TransportKind::Tcp => {
+                    return Err(error);
+                }
+                Err(error) => tracing::debug!("no {kind} here: {error}"),
             }
         }
         let mut best_first: Vec<usize> = (0..TAGS).filter(|&it| members[it].is_some()).collect();
