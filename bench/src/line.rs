@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 pub enum Contender {
     /// A TCP socket that is read without blocking until there is something.
     RawSocket,
-    /// A stream over TCP as libraries use it: [`Port::post`] and [`Port::progress`].
+    /// A stream as libraries use it: [`Port::post`] and [`Port::progress`].
     StreamPosted,
-    /// A stream over TCP as programs use it: [`Stream::send`] and [`Stream::recv`].
+    /// A stream as programs use it: [`Stream::send`] and [`Stream::recv`].
     Stream,
 }
 
