@@ -127,7 +127,7 @@ impl Incoming {
         }
         let app = AppHeader::try_from(app).map_err(|_| short(app.len()))?;
         match (kind, header.frame_kind()?) {
-            (Record::Frame, _) => self.frame(link, header, app, records, places, sink),
+            (Record::Frame, _) => self.frame(link, header, app, records, sink),
             (Record::Pull, FrameKind::Pull) => {
                 sink.begin(link, &header, &app)?;
                 if let Some(bytes) = place_bytes {
@@ -149,7 +149,6 @@ impl Incoming {
         header: FrameHeader,
         app: AppHeader,
         records: &mut &[u8],
-        places: &mut LocalPlaces,
         sink: &mut S,
     ) -> Result<(), LinkError> {
         let bytes = header.body_bytes();
@@ -166,20 +165,13 @@ impl Incoming {
             Place::Into(_) if bytes == 0 => sink.complete(link, &header, &app, &[]),
             Place::Into(slice) => {
                 // What is there goes to its place at once, also where the place is larger than a packet.
-                let some = cut(records, bytes);
-                place(sink, slice)?[..some.len()].copy_from_slice(some);
-                if some.len() == bytes {
-                    sink.complete(link, &header, &app, &[])?;
-                    places.received(&header, slice);
-                } else {
-                    let done = some.len();
-                    self.expect = Expect::Into {
-                        header,
-                        app,
-                        slice,
-                        done,
-                    };
-                }
+                let done = 0;
+                self.expect = Expect::Into {
+                    header,
+                    app,
+                    slice,
+                    done,
+                };
                 Ok(())
             }
         }

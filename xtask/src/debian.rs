@@ -39,7 +39,7 @@ const PACKAGES: &[Package] = &[
     },
     Package {
         name: "librdmacm-dev",
-        why: "the same headers' companion",
+        why: "the bindings of verbs read its header too",
     },
     Package {
         name: "libopenmpi-dev",
