@@ -4,9 +4,9 @@
 //! which is its card: who can open it is on the same node (in the same network namespace), and whose
 //! user is another is refused. The dialler passes a sealed segment of memory through the
 //! socket; each direction has a ring of slots in it and, beside, a ring of bytes for bodies that do not
-//! fit a slot ([`ring`]). A frame of a few bytes with its headers is one cache line, written and
+//! fit a slot (`ring`). A frame of a few bytes with its headers is one cache line, written and
 //! read without a system call. The payload of a large message is copied once, by its receiver, out
-//! of the sender's memory, where the receiver may read that ([`pull`]); else it goes through the
+//! of the sender's memory, where the receiver may read that (`pull`); else it goes through the
 //! ring of bytes in pieces.
 //!
 //! The socket stays open: its end is the peer's end, and a byte on it wakes a side that sleeps.

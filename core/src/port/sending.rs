@@ -18,7 +18,8 @@ pub struct Message {
     /// The payload; `None` for one of no bytes that nobody waits for.
     pub body: Option<Slice>,
     /// The payload was copied for the port, which takes so much and no more
-    /// ([`Limits::retained_bytes`]); else its memory is the caller's own, lent until [`Effect::Sent`].
+    /// ([`retained_bytes`](limits::Limits::retained_bytes)); else its memory is the caller's own, lent
+    /// until [`Effect::Sent`].
     pub copied: bool,
     /// Complete only when the peer has pulled or declined it.
     pub synchronous: bool,
