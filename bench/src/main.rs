@@ -8,6 +8,7 @@
 
 mod directory;
 mod fork;
+mod instructions;
 mod line;
 mod measure;
 mod migrate;
@@ -44,6 +45,9 @@ enum Command {
     Directory(directory::Options),
     /// Be the other process of one `latency` or `bandwidth` on another machine, then end.
     Serve(remote::ServeOptions),
+    /// Sends messages from one port to another of this process, for an instruction counter.
+    #[command(hide = true)]
+    Instructions(instructions::Options),
     /// The other process of a measurement; it is started by the first.
     #[command(hide = true)]
     Peer,
@@ -100,6 +104,7 @@ fn main() -> anyhow::Result<()> {
         Command::Migrate(options) => return print_migrate(&options),
         Command::Directory(options) => return directory::run(&options),
         Command::Serve(options) => return remote::serve(&options),
+        Command::Instructions(options) => return instructions::run(&options),
         Command::Peer => return peer::serve(),
         Command::Successor => return peer::succeed(),
     };

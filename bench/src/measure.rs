@@ -63,7 +63,7 @@ pub struct PerMessage {
 
 impl PerMessage {
     /// From the counters before and after each of some rounds.
-    fn of(rounds: &[(VerbsCounters, VerbsCounters)], messages: usize) -> Option<PerMessage> {
+    pub fn of(rounds: &[(VerbsCounters, VerbsCounters)], messages: usize) -> Option<PerMessage> {
         let each = |count: fn(&VerbsCounters) -> u64| {
             let counts = rounds
                 .iter()

@@ -21,6 +21,7 @@ pub mod compare;
 pub mod demo;
 pub mod downtime;
 pub mod fault;
+pub mod instructions;
 pub mod lab;
 pub mod meander;
 pub mod mpirun;

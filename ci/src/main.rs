@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Parser, Subcommand};
-use meander_lab::{Lab, Rxe, compare, demo, downtime, rxe, state, teardown};
+use meander_lab::{Lab, Rxe, compare, demo, downtime, instructions, rxe, state, teardown};
 
 /// The name of the lab when none is given.
 const DEFAULT_LAB: &str = "lab";
@@ -105,6 +105,9 @@ enum RxeCommands {
     },
     /// End the machines
     Down,
+    /// What a message costs that repeats: instructions of our code, requests, completions, doorbells; on
+    /// this machine, with a provider that needs no device
+    Instructions,
     /// Streams over verbs beside perftest, rsockets and UCX, on two machines of its own
     Compare {
         /// Sizes of the messages in bytes, separated by commas
@@ -192,6 +195,7 @@ fn run_rxe(name: &str, host: bool, command: RxeCommands) -> Result<()> {
             );
         }
         RxeCommands::Down => Rxe::find(name)?.down(),
+        RxeCommands::Instructions => drop(instructions::run()?),
         RxeCommands::Compare {
             sizes,
             rounds,

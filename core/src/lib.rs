@@ -20,6 +20,7 @@ pub mod moves;
 mod planted;
 pub mod port;
 mod stream;
+mod table;
 mod time;
 pub mod transport;
 pub mod wire;

@@ -192,6 +192,18 @@ pub trait Transport {
         frame: Frame,
         memory: &mut dyn Memory,
     ) -> Result<(), SendError>;
+    /// Puts a small frame on the wire at once, a copy of its body with it, if nothing of the link waits
+    /// before it. Whether it did: if not, the frame was not taken, and goes as any other. A link that
+    /// breaks meanwhile says so as ever.
+    fn send_at_once(
+        &mut self,
+        _link: LinkId,
+        _header: &FrameHeader,
+        _app: &[u8],
+        _body: &[u8],
+    ) -> bool {
+        false
+    }
     /// Puts all that was taken on the wire, as far as it takes it now.
     fn flush(&mut self, link: LinkId, memory: &dyn Memory);
     /// Reads what has arrived and hands its frames to `sink`, a bounded amount a call. Returns

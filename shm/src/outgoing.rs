@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use meander_core::transport::{Body, Frame, Memory, SendError};
-use meander_core::wire::FrameKind;
+use meander_core::wire::{FrameHeader, FrameKind};
 
 use crate::header::{ITEM_BYTES, Item, LINE_BYTES};
 use crate::limits;
@@ -136,6 +136,25 @@ impl<A: Area> Outgoing<A> {
             self.go_on(memory)?;
         }
         Ok(())
+    }
+
+    /// Takes a frame with its body if there is a slot that has room for both.
+    pub(crate) fn push_small(
+        &mut self,
+        header: &FrameHeader,
+        app: &[u8],
+        body: &[u8],
+    ) -> Result<bool, Nonsense> {
+        if body.len() > ITEM_BYTES || self.pending.is_some() || !self.ring.has_slot()? {
+            return Ok(false);
+        }
+        let mut item = Item::encode(header, app);
+        if item.len() + body.len() > ITEM_BYTES {
+            return Ok(false);
+        }
+        item.extend(body);
+        self.write(&item, Form::Inline, body.len());
+        Ok(true)
     }
 
     /// Puts as much of the frame that was taken last into the ring as there is room for.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use meander_core::transport::{
     Capabilities, Frame, FrameSink, LinkError, LinkEvent, Memory, SendError, Transport,
 };
+use meander_core::wire::FrameHeader;
 use meander_core::{Card, LinkId, TransportKind};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
@@ -536,6 +537,34 @@ impl Transport for ShmTransport {
         };
         let sent = open.push(frame, memory);
         self.sent(key, sent)
+    }
+
+    fn send_at_once(
+        &mut self,
+        link: LinkId,
+        header: &FrameHeader,
+        app: &[u8],
+        body: &[u8],
+    ) -> bool {
+        let key = key(link);
+        let Some(link) = self.links.get_mut(key) else {
+            return false;
+        };
+        let Some(open) = link.open_mut() else {
+            return false;
+        };
+        match open.outgoing.push_small(header, app, body) {
+            Ok(taken) => {
+                if taken && open.outgoing.must_wake() {
+                    link.wake();
+                }
+                taken
+            }
+            Err(nonsense) => {
+                self.break_link(key, nonsense.into());
+                false
+            }
+        }
     }
 
     fn flush(&mut self, link: LinkId, memory: &dyn Memory) {

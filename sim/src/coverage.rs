@@ -38,6 +38,8 @@ pub const REQUIRED: &[&str] = &[
     "crash: directory after mover",
     "window filled",
     "no room for a copy",
+    "message sent at once",
+    "message sent at once, and not taken",
     "stream of bytes opened",
     "stream of messages opened",
     "stream accepted",

@@ -494,6 +494,9 @@ impl World {
             let delay = || now + Duration::from_micros(10 + rng.next_u64() % 400);
             let host = &mut self.processes[slot];
             let requests = host.drive(now, &mut self.network, &mut self.checker, delay);
+            for hit in host.take_hits() {
+                self.coverage.hit(hit);
+            }
             if requests.is_empty() {
                 return;
             }

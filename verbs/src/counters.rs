@@ -1,5 +1,7 @@
 //! What a transport has done, counted: what a message costs does not depend on how fast the machine is.
 
+use crate::objects::Posted;
+
 /// What a transport has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -31,4 +33,15 @@ pub struct Counters {
     pub unregistered: u64,
     /// Queue pairs that had not given back what they had begun when they were destroyed.
     pub undrained: u64,
+}
+
+impl Counters {
+    /// Counts one call that posted to a send queue.
+    pub(crate) fn count(&mut self, posted: &Posted) {
+        self.doorbells += 1;
+        self.send_requests += posted.requests;
+        self.writes += posted.writes;
+        self.inline += posted.inline;
+        self.signalled += posted.signalled;
+    }
 }

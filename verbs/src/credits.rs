@@ -62,9 +62,15 @@ impl Credits {
         self.available > 0 && self.owed * 2 >= self.promised
     }
 
+    /// A packet is sent that gives nothing back.
+    pub fn used(&mut self) -> u16 {
+        self.available -= 1;
+        0
+    }
+
     /// A packet is sent, and gives back what is owed.
     pub fn sent(&mut self) -> u16 {
-        self.available -= 1;
+        self.used();
         let told = self.owed.min(MOST);
         self.owed -= told;
         self.given += told;

@@ -1,11 +1,12 @@
 //! What is in a packet: a prefix, then records (`docs/protocol.md`, section "Verbs").
 
 use meander_core::transport::LinkError;
-use meander_core::wire::Violation;
+use meander_core::wire::{FrameHeader, HEADER_BYTES, Violation};
 use rustc_hash::FxHashMap;
+use zerocopy::IntoBytes;
 
 use crate::card::VERSION;
-use crate::limits::PLACES;
+use crate::limits::{INLINE_BYTES, PLACES};
 
 /// Bytes of a packet's prefix.
 pub(crate) const PREFIX_BYTES: usize = 8;
@@ -70,6 +71,41 @@ impl Record {
             2 => Ok(Record::Written),
             other => Err(Violation::Kind(other).into()),
         }
+    }
+}
+
+/// A packet of one frame, so small that a device may take it with the work request.
+pub(crate) struct SmallPacket {
+    bytes: [u8; INLINE_BYTES as usize],
+    len: usize,
+}
+
+impl SmallPacket {
+    /// `None` for a frame that is too large.
+    pub fn new(header: &FrameHeader, app: &[u8], body: &[u8]) -> Option<SmallPacket> {
+        const APP: usize = PREFIX_BYTES + 1 + HEADER_BYTES;
+        let mut bytes = [0; INLINE_BYTES as usize];
+        let body_at = APP + app.len();
+        let len = body_at + body.len();
+        bytes.get_mut(body_at..len)?.copy_from_slice(body);
+        bytes[PREFIX_BYTES] = Record::Frame as u8;
+        bytes[PREFIX_BYTES + 1..APP].copy_from_slice(header.as_bytes());
+        bytes[APP..body_at].copy_from_slice(app);
+        Some(SmallPacket { bytes, len })
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The packet as it is sent, with credits that are given back.
+    pub fn with_credits(&mut self, credits: u16) -> &[u8] {
+        let prefix = Prefix {
+            credits,
+            bytes: (self.len - PREFIX_BYTES) as u32,
+        };
+        self.bytes[..PREFIX_BYTES].copy_from_slice(&prefix.encode());
+        &self.bytes[..self.len]
     }
 }
 

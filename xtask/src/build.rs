@@ -4,12 +4,14 @@ use std::process::Stdio;
 
 use crate::process::{Failure, cargo, must};
 
-/// What a lab and a user need: the command, the shim with its helper, the bench, the lab.
+/// What a lab and a user need: the command, the shim with its helper, the bench with the provider that it
+/// counts instructions above, the lab.
 const SHIPPED: &[&str] = &[
     "meander-node",
     "meander-mpi",
     "meander-wireup",
     "meander-bench",
+    "meander-verbs-stub",
     "meander-lab",
 ];
 

@@ -62,6 +62,10 @@ const PACKAGES: &[Package] = &[
         why: "a scenario: NetPIPE",
     },
     Package {
+        name: "valgrind",
+        why: "a scenario: instructions of a message are counted",
+    },
+    Package {
         name: "hpcc",
         why: "a scenario: the HPC Challenge benchmark",
     },

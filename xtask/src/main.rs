@@ -33,6 +33,8 @@ Try it:
   rxe compare       streams over verbs beside perftest, rsockets and UCX there (--sizes, --rounds, --with):
                     a table, and target/rxe-compare.json
   rxe --host compare   the same on this machine's own kernel, which must have rdma_rxe
+  rxe instructions  what a message costs that repeats: instructions of our code, and what is asked of the
+                    device; on this machine, without one
 
 Work on it:
   setup             install what is missing: Debian packages, and a CRIU that works on this kernel
@@ -146,7 +148,10 @@ fn fuzz(words: &[&str]) -> Result<ExitCode, Failure> {
 }
 
 fn rxe(words: &[&str]) -> Result<ExitCode, Failure> {
-    if matches!(words, ["up" | "compare", ..] | ["--host", "compare", ..]) {
+    if let ["instructions"] = words {
+        debian::setup()?;
+        build::release()?;
+    } else if matches!(words, ["up" | "compare", ..] | ["--host", "compare", ..]) {
         debian::setup()?;
         debian::setup_machines()?;
         build::release()?;

@@ -39,11 +39,11 @@ impl Port {
         } = lasting;
         debug_assert!(effects.is_empty(), "effects are carried out first");
         (id, epoch, location, attached, ready, restless).hash(hasher);
-        for (id, peer) in peers {
+        for (id, peer) in peers.iter() {
             id.hash(hasher);
             hash_peer(peer, now, hasher);
         }
-        for (id, link) in links {
+        for (id, link) in links.iter() {
             id.hash(hasher);
             hash_link(link, hasher);
         }

@@ -93,13 +93,20 @@ impl Port {
             self.effects.push_back(Effect::Close(link));
             return;
         }
-        let strangers = self.links.iter().filter(|(_, it)| it.is_strangers());
-        if strangers.clone().count() >= limits::UNPROVED_LINKS {
-            let oldest = strangers.min_by_key(|(id, it)| (it.deadline, **id));
-            let oldest = *oldest.expect("there are many").0;
+        if let Some(oldest) = self.stranger_to_make_way() {
             self.forget_link(oldest);
         }
         self.add_link(link, None, State::Silent, now, Vec::new());
+    }
+
+    /// Where there are as many strangers as there may be, the oldest.
+    fn stranger_to_make_way(&self) -> Option<LinkId> {
+        let strangers = self.links.iter().filter(|(_, it)| it.is_strangers());
+        if strangers.clone().count() < limits::UNPROVED_LINKS {
+            return None;
+        }
+        let oldest = strangers.min_by_key(|(id, it)| (it.deadline, **id));
+        oldest.map(|(id, _)| *id)
     }
 
     /// The link is gone, or the driver wants it gone because of an error. Streams wait for the next.
@@ -272,8 +279,10 @@ impl Port {
 
     fn learn_proved(&mut self, contact: Contact) {
         let we_are_lower = self.lasting.id < contact.port;
-        let peer = self.lasting.peers.entry(contact.port);
-        let peer = peer.or_insert_with(|| super::Peer::new(contact.clone(), we_are_lower));
+        let peers = &mut self.lasting.peers;
+        let peer = peers.get_or_insert_with(contact.port, || {
+            super::Peer::new(contact.clone(), we_are_lower)
+        });
         peer.contact = contact;
     }
 

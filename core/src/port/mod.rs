@@ -17,7 +17,7 @@ mod transmit;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,7 @@ use crate::limits::{self, Limits};
 use crate::location::{Contact, Location};
 use crate::planted::{PlantedFault, is_planted};
 use crate::stream::{Held, Opening, Retained, Stream, StreamKind};
+use crate::table::Table;
 use crate::time::Time;
 use crate::wire::{AppHeader, FrameKind, flags};
 
@@ -55,7 +56,7 @@ pub struct Port {
     lasting: Lasting,
     nonces: Nonces,
     attached: bool,
-    links: BTreeMap<LinkId, Link>,
+    links: Table<LinkId, Link>,
     effects: VecDeque<Effect>,
     /// Links that may have frames to send.
     ready: VecDeque<LinkId>,
@@ -73,7 +74,7 @@ struct Lasting {
     limits: Limits,
     epoch: Epoch,
     location: Location,
-    peers: BTreeMap<PortId, Peer>,
+    peers: Table<PortId, Peer>,
     /// Bytes that were copied for sending and not given back.
     retained_bytes: u64,
 }
@@ -111,7 +112,7 @@ impl Port {
                 limits,
                 epoch,
                 location,
-                peers: BTreeMap::new(),
+                peers: Table::new(),
                 retained_bytes: 0,
             },
             seed,
@@ -131,7 +132,7 @@ impl Port {
                 drawn: 0,
             },
             attached: false,
-            links: BTreeMap::new(),
+            links: Table::new(),
             effects: VecDeque::new(),
             ready: VecDeque::new(),
             restless: BTreeSet::new(),
@@ -247,8 +248,7 @@ impl Port {
         let peer = self
             .lasting
             .peers
-            .entry(contact.port)
-            .or_insert_with(|| Peer::new(contact.clone(), we_are_lower));
+            .get_or_insert_with(contact.port, || Peer::new(contact.clone(), we_are_lower));
         let newer = contact.epoch > peer.contact.epoch;
         let same = contact.epoch == peer.contact.epoch && !contact.location.cards.is_empty();
         if newer || (same && contact.location != peer.contact.location) {
@@ -351,9 +351,7 @@ impl Port {
         if streams.len() >= limits::STREAMS_PER_PEER && !streams.contains_key(&id) {
             return Err(PortError::TooManyStreams);
         }
-        streams
-            .entry(id)
-            .or_insert_with(|| Stream::new(StreamKind::Messages, Opening::Open));
+        streams.get_or_insert_with(id, || Stream::new(StreamKind::Messages, Opening::Open));
         Ok(id)
     }
 
@@ -460,7 +458,7 @@ impl Port {
         for id in ids {
             let peer = self.peer_mut(id);
             let mut asking = Vec::new();
-            for (id, stream) in &mut peer.streams {
+            for (id, stream) in peer.streams.iter_mut() {
                 if stream.outgoing.is_unacknowledged() {
                     stream.outgoing.solicit();
                     asking.push(*id);

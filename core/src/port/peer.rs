@@ -1,6 +1,6 @@
 //! What a port knows of one other port: where it is, the streams they share, the link between them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -10,13 +10,14 @@ use crate::ids::{LinkId, StreamId};
 use crate::limits;
 use crate::location::{Card, Contact};
 use crate::stream::Stream;
+use crate::table::Table;
 use crate::time::Time;
 
 /// One relation. What is not skipped by serde is what moves with the port.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Peer {
     pub contact: Contact,
-    pub streams: BTreeMap<StreamId, Stream>,
+    pub streams: Table<StreamId, Stream>,
     /// Number of the next stream opened from here.
     pub next_stream: u32,
     /// Eager bytes a stream may have at this peer; it says so when a link is set up.
@@ -56,6 +57,13 @@ pub(crate) struct Up {
     pub named: BTreeSet<StreamId>,
 }
 
+impl Up {
+    /// Whether both sides have said what they expect.
+    pub fn carries_items(&self) -> bool {
+        self.resumed && self.to_resume.is_none()
+    }
+}
+
 /// How the next link comes about.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dialling {
@@ -83,7 +91,7 @@ impl Peer {
     pub fn new(contact: Contact, we_are_lower: bool) -> Peer {
         Peer {
             contact,
-            streams: BTreeMap::new(),
+            streams: Table::new(),
             next_stream: u32::from(!we_are_lower),
             window: limits::FIRST_WINDOW_BYTES,
             met: false,

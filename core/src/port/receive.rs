@@ -119,7 +119,7 @@ impl Port {
         let named = std::mem::take(&mut up.named);
         let mut free = Vec::new();
         let mut resumed = Ok(());
-        for (stream_id, stream) in &mut peer.streams {
+        for (stream_id, stream) in peer.streams.iter_mut() {
             if named.contains(stream_id) {
                 continue;
             }

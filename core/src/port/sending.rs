@@ -2,13 +2,13 @@
 //! bounded. `[R56]`
 
 use super::{Effect, Port, PortError, StreamAt, bare};
-use crate::ids::{BufferId, Seq};
+use crate::ids::{BufferId, LinkId, Seq};
 use crate::limits;
 use crate::planted::{PlantedFault, is_planted};
-use crate::stream::{Held, Retained};
+use crate::stream::{Held, Opening, Retained};
 use crate::time::Time;
 use crate::transport::Slice;
-use crate::wire::{AppHeader, FrameKind};
+use crate::wire::{AppHeader, FrameHeader, FrameKind};
 
 /// A message to send.
 #[derive(Clone, Debug)]
@@ -60,6 +60,54 @@ impl Port {
         held.iter().for_each(|held| self.hold(held));
         self.stir(now, at);
         Ok(seq)
+    }
+
+    /// Sends a small message whose payload was copied for the port, where nothing is in its way: the
+    /// link is up, all before it on its stream has gone, and the window and the port's bound take it.
+    /// What its frame says and the link it goes on are returned, and the frame is to be put on that
+    /// link before anything else is asked of the port; a link that does not take it is told of by
+    /// [`Port::not_taken`]. `None` where the message is to be sent as any other.
+    pub fn send_at_once(
+        &mut self,
+        at: StreamAt,
+        app: &AppHeader,
+        body: Option<Slice>,
+    ) -> Option<(LinkId, FrameHeader)> {
+        let limits = &self.lasting.limits;
+        let eager_bytes = limits.eager_bytes.min(limits::EAGER_BYTES_MAX) as u64;
+        let len = body.map_or(0, |body| body.len);
+        if len > eager_bytes || !self.takes_copy(len) {
+            return None;
+        }
+        let peer = self.lasting.peers.get_mut(&at.peer)?;
+        let up = peer.link.as_ref().filter(|up| up.carries_items())?;
+        let (link, window) = (up.id, peer.window);
+        let stream = peer.streams.get_mut(&at.stream)?;
+        let open = stream.opening == Opening::Open && !stream.outgoing.is_finished();
+        if !open || !stream.outgoing.has_sent_all() || !stream.outgoing.window_takes(len, window) {
+            return None;
+        }
+        let held = body.map(|slice| Held {
+            slice,
+            copied: true,
+        });
+        stream.outgoing.push(Retained {
+            app: app.clone(),
+            body: held,
+            ..bare(FrameKind::Eager)
+        });
+        let mut header = stream.outgoing.begin_item()?;
+        stream.tell(at.stream, &mut header);
+        held.iter().for_each(|held| self.hold(held));
+        Some((link, header))
+    }
+
+    /// The link did not take the frame of [`Port::send_at_once`]: it goes when there is room.
+    pub fn not_taken(&mut self, now: Time, at: StreamAt) {
+        if let Some(stream) = self.peer_mut(at.peer).streams.get_mut(&at.stream) {
+            stream.outgoing.take_back();
+        }
+        self.stir(now, at);
     }
 
     /// Bytes of payload that were copied for this port and that no peer has confirmed.

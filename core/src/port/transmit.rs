@@ -5,6 +5,7 @@ use super::links::State;
 use super::peer::Up;
 use crate::ids::{LinkId, PortId, StreamId};
 use crate::stream::Stream;
+use crate::table::Table;
 use crate::time::Time;
 use crate::transport::{Body, Frame, Slice};
 use crate::wire::{AppHeader, FrameHeader, FrameKind, flags, le32, le64};
@@ -28,7 +29,7 @@ impl Port {
         if up.to_resume.is_some() {
             return Some(resume_frame(up, &mut peer.streams));
         }
-        if !up.resumed {
+        if !up.carries_items() {
             return None;
         }
         // Pulls and items carry acknowledgements; those still owed afterwards go on their own.
@@ -114,7 +115,7 @@ impl Port {
     }
 }
 
-type Streams = std::collections::BTreeMap<StreamId, Stream>;
+type Streams = Table<StreamId, Stream>;
 
 /// What this side expects next of each stream, then that it has said so. `[R15]`
 fn resume_frame(up: &mut Up, streams: &mut Streams) -> Frame {
@@ -151,19 +152,13 @@ fn stream_frame(id: StreamId, stream: &mut Stream) -> Option<Frame> {
         }
         None => stream.outgoing.poll()?,
     };
-    let (ack, credit) = stream.incoming.tell();
-    frame.header.stream = le32(id.0);
-    frame.header.ack = le64(ack.0);
-    frame.header.credit = le64(credit);
+    stream.tell(id, &mut frame.header);
     Some(frame)
 }
 
 fn ack_frame(id: StreamId, stream: &mut Stream) -> Frame {
-    let (ack, credit) = stream.incoming.tell();
     let mut header = FrameHeader::new(FrameKind::Ack);
-    header.stream = le32(id.0);
-    header.ack = le64(ack.0);
-    header.credit = le64(credit);
+    stream.tell(id, &mut header);
     if stream.outgoing.take_solicited() {
         header.flags |= flags::SOLICIT;
     }

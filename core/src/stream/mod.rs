@@ -10,6 +10,7 @@ pub(crate) use incoming::{Incoming, Item};
 pub(crate) use outgoing::{Held, Outgoing, Retained};
 
 use crate::ids::StreamId;
+use crate::wire::{FrameHeader, le32, le64};
 
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -67,6 +68,14 @@ impl Stream {
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
         }
+    }
+
+    /// Puts the stream's name on a frame, and what this side has of the other direction.
+    pub fn tell(&mut self, id: StreamId, header: &mut FrameHeader) {
+        let (ack, credit) = self.incoming.tell();
+        header.stream = le32(id.0);
+        header.ack = le64(ack.0);
+        header.credit = le64(credit);
     }
 
     /// Nothing will come or go any more and the peer has had all of it: it may be forgotten. `[R17]`

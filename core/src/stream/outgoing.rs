@@ -267,6 +267,20 @@ impl Outgoing {
         if is_planted(PlantedFault::BlockWhenWindowIsFull) && unread > FIRST_WINDOW_BYTES / 2 {
             return None;
         }
+        let header = self.begin_item()?;
+        let item = self
+            .retained
+            .get((header.seq.get() - self.acked.0) as usize)?;
+        let body = item.body.map(|body| Body::Slice(body.slice));
+        Some(Frame {
+            header,
+            app: item.app.clone(),
+            body: body.unwrap_or(Body::Empty),
+        })
+    }
+
+    /// What the frame of the next item says, which counts as sent from here on.
+    pub fn begin_item(&mut self) -> Option<FrameHeader> {
         let item = self.retained.get((self.cursor.0 - self.acked.0) as usize)?;
         let mut header = FrameHeader {
             kind: item.kind,
@@ -277,14 +291,17 @@ impl Outgoing {
         header.arg = le64(item.arg);
         header.body_len = le32(item.body.map_or(0, |body| body.slice.len as u32));
         self.cursor = self.cursor.next();
-        let body = item
-            .body
-            .map_or(Body::Empty, |body| Body::Slice(body.slice));
-        Some(Frame {
-            header,
-            app: item.app.clone(),
-            body,
-        })
+        Some(header)
+    }
+
+    /// The frame of the last item was not sent after all.
+    pub fn take_back(&mut self) {
+        self.cursor = Seq(self.cursor.0.saturating_sub(1)).max(self.acked);
+    }
+
+    /// Whether the present link has carried every item.
+    pub fn has_sent_all(&self) -> bool {
+        self.cursor == self.next()
     }
 
     fn poll_data(&mut self) -> Option<Frame> {

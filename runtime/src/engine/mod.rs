@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use meander_core::port::{self, Effect, Message, PortError};
-use meander_core::transport::{LinkError, LinkEvent, Slice};
+use meander_core::transport::{LinkError, LinkEvent, Memory, Slice};
 use meander_core::wire::{AppHeader, Violation};
 use meander_core::{BufferId, Card, Epoch, LinkId, Location, NodeName, PortId, Time};
 use meander_tcp::Psk;
@@ -390,7 +390,11 @@ impl Engine {
     fn sent(&mut self, buffer: BufferId) -> bool {
         match self.buffers.remove(buffer) {
             Some(Buffer::Retained(Retained { bytes, at, notify })) => {
-                let end = self.ends.ends.get_mut(&at);
+                // A fixed stream has no end here: its messages go to the handler.
+                let end = match at.stream.is_fixed() {
+                    true => None,
+                    false => self.ends.ends.get_mut(&at),
+                };
                 let waited = end.is_some() || notify.is_some() || self.core.retained_bytes() == 0;
                 if let Some(end) = end {
                     end.unacknowledged -= bytes.len() as u64;
@@ -439,6 +443,9 @@ impl Engine {
             offset: 0,
             len,
         });
+        if !synchronous && (copied || body.is_none()) && self.send_at_once(to, &app, body) {
+            return Ok(());
+        }
         let message = Message {
             app,
             body,
@@ -453,6 +460,21 @@ impl Engine {
             }
             sent => sent.map(|_| ()),
         }
+    }
+
+    /// Sends by the short way, where that is open.
+    fn send_at_once(&mut self, to: StreamKey, app: &AppHeader, body: Option<Slice>) -> bool {
+        let Some(transports) = &mut self.transports else {
+            return false;
+        };
+        let Some((link, header)) = self.core.send_at_once(to, app, body) else {
+            return false;
+        };
+        let bytes = body.map_or(&[][..], |body| self.buffers.read(body));
+        if !transports.send_at_once(link, &header, app, bytes) {
+            self.core.not_taken(self.clock.now(), to);
+        }
+        true
     }
 
     pub fn open_fixed(&mut self, at: StreamKey) -> Result<(), PortError> {

@@ -246,6 +246,20 @@ impl Transports {
         }
     }
 
+    pub fn send_at_once(
+        &mut self,
+        link: LinkId,
+        header: &FrameHeader,
+        app: &[u8],
+        body: &[u8],
+    ) -> bool {
+        let (at, link) = place(link);
+        let member = self.members[at].as_mut();
+        member.is_some_and(
+            |member| on_member!(member, it => it.send_at_once(link, header, app, body)),
+        )
+    }
+
     pub fn flush(&mut self, link: LinkId, memory: &dyn Memory) {
         let (at, link) = place(link);
         if let Some(member) = &mut self.members[at] {

@@ -64,6 +64,7 @@ macro_rules! conformance {
             frames_arrive_in_order,
             a_full_link_says_so_and_takes_more_later,
             full_is_a_result_and_broken_another,
+            frames_sent_at_once_keep_their_place,
             the_smallest_and_the_largest_frame,
             bodies_go_straight_into_their_place,
             header_application_header_and_body_make_one_frame,

@@ -137,6 +137,50 @@ pub fn full_is_a_result_and_broken_another<F: Fabric>(fabric: &F) {
     assert!(matches!(refused, Err(SendError::Broken)), "{refused:?}");
 }
 
+/// Frames that go at once keep their place among those that wait for their turn, and one that is not
+/// taken so leaves no trace.
+pub fn frames_sent_at_once_keep_their_place<F: Fabric>(fabric: &F) {
+    const FRAMES: u64 = 2000;
+    let (mut near, mut far, one, other) = pair(fabric);
+    let made = |number: u64| {
+        let body = pattern(number, [8, 0, 150, 3000, 60_000][number as usize % 5]);
+        let app = pattern(number, number as usize % 3 * 20);
+        let mut frame = frame(FrameKind::Eager, number, body.clone());
+        frame.header.app_len = app.len() as u8;
+        frame.app = AppHeader::try_from(&app[..]).expect("it fits");
+        (frame, body)
+    };
+    for number in 0..FRAMES {
+        let (frame, body) = made(number);
+        let tried = number % 7 != 0;
+        let (header, app) = (frame.header, frame.app.clone());
+        if tried && near.transport.send_at_once(one, &header, &app, &body) {
+            continue;
+        }
+        let ends = &mut [&mut near, &mut far];
+        until(fabric, ends, "room", |ends| ends[0].transport.has_room(one));
+        assert!(near.try_send(one, frame));
+        if number % 11 == 0 {
+            near.transport.flush(one, &near.record);
+        }
+    }
+    let ends = &mut [&mut near, &mut far];
+    until(fabric, ends, "all of them", |ends| {
+        ends[1].got(other).len() as u64 == FRAMES
+    });
+    for (number, got) in (0..).zip(far.got(other)) {
+        let (frame, body) = made(number);
+        assert_eq!((got.header, &got.app), (frame.header, &frame.app));
+        assert!(got.body == body, "another body in frame {number}");
+    }
+    near.close(one);
+    let (frame, body) = made(0);
+    let taken = near
+        .transport
+        .send_at_once(one, &frame.header, &frame.app, &body);
+    assert!(!taken, "a link that is closed took a frame");
+}
+
 /// Frames of no body and of the largest, with both sizes of application header.
 pub fn the_smallest_and_the_largest_frame<F: Fabric>(fabric: &F) {
     let (mut near, mut far, one, other) = pair(fabric);

@@ -30,4 +30,4 @@ pub(crate) use context::{AsyncEvent, Context, DeviceLimits, Domain, PortState};
 pub(crate) use memory::{Region, SendPool, UserMemory};
 pub(crate) use pair::{Path, QueuePair};
 pub(crate) use receive::{Arrived, ReceivePool};
-pub(crate) use request::{Chain, SendRequest};
+pub(crate) use request::{Chain, Posted, SendRequest};

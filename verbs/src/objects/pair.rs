@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rdma_sys::{
     ibv_access_flags, ibv_ah_attr, ibv_gid, ibv_post_send, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask,
-    ibv_qp_cap, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type,
+    ibv_qp_cap, ibv_qp_init_attr, ibv_qp_state, ibv_qp_type, ibv_send_wr,
 };
 
 use super::completion::CompletionQueue;
@@ -16,7 +16,7 @@ use super::context::Domain;
 use super::doorbell;
 use super::memory::SendPool;
 use super::receive::{ReceivePool, ReceiveQueue};
-use super::request::{Chain, Keep, Posted};
+use super::request::{Chain, InlineRequest, Keep, Posted};
 use crate::VerbsError;
 use crate::limits::{INLINE_BYTES, SEND_QUEUE_REQUESTS, SIGNAL_EVERY};
 
@@ -178,18 +178,9 @@ impl QueuePair {
             0 => self.unsignalled + count,
             _ => 0,
         };
-        let first = chain.linked();
-        let mut bad = ptr::null_mut();
-        // SAFETY: the queue pair is there; the lists live through the call; what the requests read is
-        // kept until they complete, or until the queue pair has been destroyed. Inline data is
-        // copied by the call.
-        let mut result = unsafe { ibv_post_send(self.raw.as_ptr(), first, &mut bad) };
-        if result == libc::EACCES && bad.is_null() {
-            // The requests are in the queue; only the doorbell was refused.
-            // SAFETY: the queue pair is there.
-            let rung = doorbell::ring(unsafe { self.raw.as_ref() });
-            result = rung.map_or_else(|error| error.raw_os_error().unwrap_or(result), |()| 0);
-        }
+        // SAFETY: the lists live through the call; what the requests read is kept until they complete,
+        // or until the queue pair has been destroyed. Inline data is copied by the call.
+        let result = unsafe { self.hand_over(chain.linked()) };
         self.next += count as u64;
         let inline_bytes = self.inline_bytes;
         for request in chain.requests.drain(..) {
@@ -202,8 +193,53 @@ impl QueuePair {
                 keep => keep,
             });
         }
-        self.domain.context().checked("ibv_post_send", result)?;
+        result?;
         Ok(posted)
+    }
+
+    /// Whether so many bytes can be sent at once, out of the call's own memory.
+    pub fn takes_inline(&self, bytes: usize) -> bool {
+        bytes <= self.inline_bytes as usize
+    }
+
+    /// Sends bytes that [`QueuePair::takes_inline`], as one request.
+    pub fn post_inline(&mut self, bytes: &[u8]) -> Result<Posted, VerbsError> {
+        assert!(
+            self.takes_inline(bytes.len()) && self.room() > 0,
+            "no room for the request"
+        );
+        let signalled = self.unsignalled + 1 >= SIGNAL_EVERY;
+        self.unsignalled = if signalled { 0 } else { self.unsignalled + 1 };
+        let mut request = InlineRequest::new(self.next, bytes, signalled);
+        // SAFETY: the request and what it names live through the call, which copies the bytes.
+        let result = unsafe { self.hand_over(request.linked()) };
+        self.next += 1;
+        self.outstanding.push_back(Keep::Nothing);
+        result?;
+        Ok(Posted {
+            requests: 1,
+            inline: 1,
+            signalled: signalled.into(),
+            ..Posted::default()
+        })
+    }
+
+    /// Hands a list of requests to the device, with one doorbell.
+    ///
+    /// # Safety
+    ///
+    /// The list is there, and what is not inline of it stays until it has completed.
+    unsafe fn hand_over(&self, first: *mut ibv_send_wr) -> Result<(), VerbsError> {
+        let mut bad = ptr::null_mut();
+        // SAFETY: the queue pair is there; the list is the caller's promise.
+        let mut result = unsafe { ibv_post_send(self.raw.as_ptr(), first, &mut bad) };
+        if result == libc::EACCES && bad.is_null() {
+            // The requests are in the queue; only the doorbell was refused.
+            // SAFETY: the queue pair is there.
+            let rung = doorbell::ring(unsafe { self.raw.as_ref() });
+            result = rung.map_or_else(|error| error.raw_os_error().unwrap_or(result), |()| 0);
+        }
+        self.domain.context().checked("ibv_post_send", result)
     }
 
     /// The request of this number has completed, and with it all before: their slots are free again.

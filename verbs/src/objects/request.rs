@@ -1,5 +1,6 @@
 //! Work requests for a send queue, and what they need until they have completed.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
@@ -190,11 +191,50 @@ impl Chain {
     }
 }
 
-fn raw_request(request: &SendRequest, number: u64, inline: bool) -> ibv_send_wr {
+/// A send whose bytes the device takes with it: it needs no slot, and nothing is kept for it.
+pub(super) struct InlineRequest<'a> {
+    raw: ibv_send_wr,
+    part: ibv_sge,
+    _bytes: PhantomData<&'a [u8]>,
+}
+
+impl<'a> InlineRequest<'a> {
+    pub fn new(number: u64, bytes: &'a [u8], signalled: bool) -> InlineRequest<'a> {
+        let mut raw = empty_request(number);
+        raw.opcode = ibv_wr_opcode::IBV_WR_SEND;
+        raw.send_flags = ibv_send_flags::IBV_SEND_INLINE.0;
+        if signalled {
+            raw.send_flags |= ibv_send_flags::IBV_SEND_SIGNALED.0;
+        }
+        let part = ibv_sge {
+            addr: bytes.as_ptr() as u64,
+            length: bytes.len() as u32,
+            lkey: 0,
+        };
+        InlineRequest {
+            raw,
+            part,
+            _bytes: PhantomData,
+        }
+    }
+
+    /// The request as a list of one, which is there as long as this value is where it is.
+    pub fn linked(&mut self) -> *mut ibv_send_wr {
+        self.raw.sg_list = &mut self.part;
+        &mut self.raw
+    }
+}
+
+fn empty_request(number: u64) -> ibv_send_wr {
     // SAFETY: zeroes are a value of every field: numbers, null pointers, unions of those.
     let mut raw: ibv_send_wr = unsafe { MaybeUninit::zeroed().assume_init() };
     raw.wr_id = number;
     raw.num_sge = 1;
+    raw
+}
+
+fn raw_request(request: &SendRequest, number: u64, inline: bool) -> ibv_send_wr {
+    let mut raw = empty_request(number);
     match request.operation {
         Operation::Send => raw.opcode = ibv_wr_opcode::IBV_WR_SEND,
         Operation::Write { address, rkey } => {

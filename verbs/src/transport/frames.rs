@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use meander_core::Slice;
 use meander_core::transport::{FrameSink, LinkError, LinkEvent, Memory};
+use meander_core::wire::FrameHeader;
 
 use super::registered::Registered;
 use super::{LinkKey, VerbsTransport, id};
 use crate::limits;
 use crate::objects::{Region, SendRequest};
 use crate::outgoing::{Payload, Written};
-use crate::packet::{PREFIX_BYTES, Prefix, RemotePlaces};
+use crate::packet::{PREFIX_BYTES, Prefix, RemotePlaces, SmallPacket};
 
 /// Work requests that are left for what must not wait behind data: a packet of credits.
 const RESERVED_REQUESTS: usize = 1;
@@ -32,6 +33,43 @@ impl VerbsTransport {
         {
             self.happened.push_back(LinkEvent::Writable(id(key)));
         }
+    }
+
+    /// Sends a packet of one frame that the device takes with the request, if nothing is before it.
+    pub(super) fn write_at_once(
+        &mut self,
+        key: LinkKey,
+        header: &FrameHeader,
+        app: &[u8],
+        body: &[u8],
+    ) -> bool {
+        let Some(link) = self.links.get_mut(key).filter(|link| link.is_open()) else {
+            return false;
+        };
+        let Some(pair) = &mut link.pair else {
+            return false;
+        };
+        let clear =
+            link.outgoing.is_empty() && link.credits.may_send() && pair.room() > RESERVED_REQUESTS;
+        let packet = SmallPacket::new(header, app, body)
+            .filter(|packet| clear && pair.takes_inline(packet.len()));
+        let Some(mut packet) = packet else {
+            return false;
+        };
+        // Slots are posted in batches; credits that are not backed by one yet go back with a later
+        // packet. [R62]
+        if link.credits.should_tell() && self.receives.post().is_err() {
+            return false;
+        }
+        let credits = match self.receives.has_waiting(1) {
+            true => link.credits.used(),
+            false => link.credits.sent(),
+        };
+        match pair.post_inline(packet.with_credits(credits)) {
+            Ok(posted) => self.counters.count(&posted),
+            Err(error) => self.end(key, error.into()),
+        }
+        true
     }
 
     fn fill_chain(&mut self, key: LinkKey, memory: &dyn Memory) -> Result<(), LinkError> {
@@ -111,11 +149,7 @@ impl VerbsTransport {
         let pair = self.links.get_mut(key).and_then(|link| link.pair.as_mut());
         let Some(pair) = pair else { return Ok(()) };
         let posted = pair.post(&mut self.chain, &mut self.slots)?;
-        self.counters.doorbells += 1;
-        self.counters.send_requests += posted.requests;
-        self.counters.writes += posted.writes;
-        self.counters.inline += posted.inline;
-        self.counters.signalled += posted.signalled;
+        self.counters.count(&posted);
         Ok(())
     }
 
@@ -159,7 +193,7 @@ impl VerbsTransport {
             let Some(arrived) = link.inbox.pop_front() else {
                 link.readable = false;
                 let ended = link.ended.take();
-                self.receives.post()?;
+
                 return ended.map_or(Ok(false), Err);
             };
             let packet = self.receives.bytes(&arrived);

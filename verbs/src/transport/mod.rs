@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use meander_core::transport::{
     Body, Capabilities, Frame, FrameSink, LinkError, LinkEvent, Memory, SendError, Transport,
 };
+use meander_core::wire::FrameHeader;
 use meander_core::{Card, LinkId, TransportKind};
 use rustc_hash::FxHashMap;
 use rustix::event::{Timespec, epoll};
@@ -369,6 +370,16 @@ impl Transport for VerbsTransport {
             remote
         });
         link.outgoing.push(frame, remote)
+    }
+
+    fn send_at_once(
+        &mut self,
+        link: LinkId,
+        header: &FrameHeader,
+        app: &[u8],
+        body: &[u8],
+    ) -> bool {
+        self.write_at_once(key(link), header, app, body)
     }
 
     fn flush(&mut self, link: LinkId, memory: &dyn Memory) {
