@@ -7,6 +7,7 @@ use std::process::{Child, Stdio};
 use anyhow::{Context, Result, ensure};
 use meander_lab::Lab;
 use meander_lab::scenario::{NODES, PATIENCE, Scenario};
+use meander_lab::state::wait_until;
 use rustix::process::Signal;
 
 /// An etcd member on every node of a lab. What still runs ends with the lab.
@@ -36,9 +37,18 @@ impl<'l> Etcd<'l> {
         Ok(())
     }
 
+    /// Starts a member again, and waits until it takes part: of three, one may be missing at a time.
     fn restart(&mut self, at: usize) -> Result<()> {
         self.members[at] = Etcd::member(self.lab, NODES[at])?;
-        Ok(())
+        let ask =
+            "exec 3<>/dev/tcp/$0/2379 && printf 'GET /health HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3";
+        let address = self.lab.node(NODES[at]).address();
+        wait_until("a member of etcd to take part again", PATIENCE, || {
+            let mut asking = self.lab.command(NODES[at], "bash");
+            let said = asking.args(["-c", ask, &address]).output().ok()?;
+            let said = String::from_utf8_lossy(&said.stdout).into_owned();
+            said.contains("\"health\":\"true\"").then_some(())
+        })
     }
 
     fn member(lab: &Lab, name: &str) -> Result<Child> {
