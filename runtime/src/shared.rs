@@ -1,6 +1,6 @@
 //! The port as its threads share it: the lock, the gate that a suspended port closes, and waiting.
 //!
-//! A thread that waits drives the port itself: it spins briefly, yields, then sleeps on the
+//! A thread that waits drives the port itself: it spins briefly, yields ([`Patience`]), then sleeps on the
 //! transport's readiness and on an eventfd with the lock released. Whoever brings news while
 //! others sleep writes the eventfd.
 
@@ -37,8 +37,8 @@ pub(crate) struct Shared {
     pub watching: AtomicBool,
     /// Counts the calls of [`Shared::wake`].
     wakes: AtomicU64,
-    /// Time, in nanoseconds, that waiting threads spin for: short where it has not paid.
-    spin_ns: AtomicU64,
+    /// How waiting threads spend their time: the [`Lesson`] of the last wait.
+    lesson: AtomicU64,
 }
 
 /// What the lock guards.
@@ -72,6 +72,10 @@ const SPIN_MAX: Duration = Duration::from_micros(50);
 const SPIN_MIN: Duration = Duration::from_micros(2);
 /// How often it then gives the processor to another process before it sleeps.
 const YIELDS: u32 = 16;
+/// Waits up to half of this teach it to go on so, for twice as long as they took.
+const PATIENT_MAX: Duration = Duration::from_millis(2);
+/// Who gets the processor back later than this is not alone on it.
+const AWAY_MAX: Duration = Duration::from_micros(200);
 
 impl Shared {
     pub fn new(engine: Engine) -> Result<Shared, Error> {
@@ -101,7 +105,7 @@ impl Shared {
             activity: AtomicU64::new(0),
             watching: AtomicBool::new(false),
             wakes: AtomicU64::new(0),
-            spin_ns: AtomicU64::new(SPIN_MAX.as_nanos() as u64),
+            lesson: AtomicU64::new(Lesson::FIRST.to_word()),
         })
     }
 
@@ -226,14 +230,15 @@ impl Shared {
             self.settle(&mut state);
             return Ok(Some(found));
         }
-        let mut patience = Patience::new(self.spin_ns.load(Ordering::Relaxed));
+        let mut patience = Patience::new(Lesson::from_word(self.lesson.load(Ordering::Relaxed)));
         let deadline = timeout.and_then(|timeout| patience.began.checked_add(timeout));
         let wakes = self.wakes.load(Ordering::Relaxed);
         loop {
             self.drive(&mut state);
             if let Some(found) = done(&mut state) {
                 self.settle(&mut state);
-                self.spin_ns.store(patience.lesson(), Ordering::Relaxed);
+                self.lesson
+                    .store(patience.lesson().to_word(), Ordering::Relaxed);
                 return Ok(Some(found));
             }
             self.settle(&mut state);
@@ -304,10 +309,15 @@ impl Shared {
     }
 }
 
-/// How a thread spends its waiting.
+/// How a thread spends its waiting: it spins, then gives the processor away and takes it again as long
+/// as waits have been short lately and nobody else wants it, then sleeps.
 struct Patience {
     began: Instant,
+    /// When it last looked.
+    looked: Instant,
     spin: Duration,
+    /// How long it yields at least.
+    patient: Duration,
     yields: u32,
     slept: bool,
 }
@@ -319,21 +329,26 @@ enum Next {
 }
 
 impl Patience {
-    fn new(spin_ns: u64) -> Patience {
-        let spin = Duration::from_nanos(spin_ns);
+    fn new(lesson: Lesson) -> Patience {
+        let began = Instant::now();
         Patience {
-            began: Instant::now(),
-            spin,
+            began,
+            looked: began,
+            spin: lesson.spin,
+            patient: lesson.patient,
             yields: 0,
             slept: false,
         }
     }
 
     fn next(&mut self, now: Instant) -> Next {
-        if now - self.began < self.spin {
+        let (waited, away) = (now - self.began, now - self.looked);
+        self.looked = now;
+        if waited < self.spin {
             return Next::Spin;
         }
-        if self.yields < YIELDS {
+        let hurried = waited < self.patient && away < AWAY_MAX;
+        if self.yields < YIELDS || hurried {
             self.yields += 1;
             return Next::Yield;
         }
@@ -341,13 +356,53 @@ impl Patience {
         Next::Sleep
     }
 
-    /// How long to spin next time, in nanoseconds: less after it came to sleeping, more after not.
-    fn lesson(&self) -> u64 {
-        let next = if self.slept {
+    /// What the wait, which has ended, teaches the next: to spin less after it came to sleeping, more
+    /// after not; and to be patient for twice as long as it took, if that is not too long.
+    fn lesson(&self) -> Lesson {
+        let spin = if self.slept {
             self.spin / 2
         } else {
             self.spin * 2
         };
-        next.clamp(SPIN_MIN, SPIN_MAX).as_nanos() as u64
+        let waited = match self.slept {
+            true => self.began.elapsed(),
+            false => self.looked - self.began,
+        };
+        let patient = if waited <= PATIENT_MAX / 2 {
+            waited * 2
+        } else {
+            self.patient / 2
+        };
+        Lesson {
+            spin: spin.clamp(SPIN_MIN, SPIN_MAX),
+            patient,
+        }
+    }
+}
+
+/// What waits teach.
+#[derive(Clone, Copy)]
+struct Lesson {
+    spin: Duration,
+    patient: Duration,
+}
+
+impl Lesson {
+    const FIRST: Lesson = Lesson {
+        spin: SPIN_MAX,
+        patient: Duration::ZERO,
+    };
+
+    /// Both in nanoseconds, each in half a word.
+    fn to_word(self) -> u64 {
+        let half = |time: Duration| u64::from(time.as_nanos() as u32);
+        half(self.patient) << 32 | half(self.spin)
+    }
+
+    fn from_word(word: u64) -> Lesson {
+        Lesson {
+            spin: Duration::from_nanos(word & u64::from(u32::MAX)),
+            patient: Duration::from_nanos(word >> 32),
+        }
     }
 }

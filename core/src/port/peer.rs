@@ -140,6 +140,27 @@ impl Peer {
         }
     }
 
+    /// Streams whose acknowledgement has waited for as long as it may; when the others are due is noted.
+    pub fn late_streams(&mut self, now: Time) -> Vec<StreamId> {
+        let mut late = Vec::new();
+        for (id, stream) in self.streams.iter() {
+            let untold = stream.incoming.untold() != (0, 0);
+            let due = stream
+                .incoming
+                .owing_since()
+                .map(|at| at + limits::ACK_DELAY);
+            match due.filter(|due| *due > now) {
+                // What has ridden on another frame since was not late.
+                Some(due) if untold => {
+                    self.ack_at = Some(self.ack_at.map_or(due, |at| at.min(due)))
+                }
+                _ if untold => late.push(*id),
+                _ => {}
+            }
+        }
+        late
+    }
+
     /// The link is gone; streams wait, nothing else is lost.
     pub fn drop_link(&mut self) {
         self.link = None;

@@ -324,9 +324,10 @@ impl Port {
     /// An item was received: its acknowledgement may wait a little, but not for ever. `[R12]`
     fn owe(&mut self, now: Time, at: StreamAt) {
         let peer = self.peer_mut(at.peer);
-        let Some(stream) = peer.streams.get(&at.stream) else {
+        let Some(stream) = peer.streams.get_mut(&at.stream) else {
             return;
         };
+        stream.incoming.owe(now);
         if stream.incoming.untold().0 >= limits::ACK_ITEMS {
             peer.make_owing(at.stream);
             self.note_ready(at.peer);

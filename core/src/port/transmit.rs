@@ -80,21 +80,15 @@ impl Port {
     /// Sends the acknowledgements that found nothing to ride on. `[R12]`
     fn acknowledge_late(&mut self, now: Time, id: PortId) {
         let peer = self.peer_mut(id);
-        match peer.ack_at {
-            Some(due) if due <= now => peer.ack_at = None,
-            Some(_) => {
-                self.restless.insert(id);
-                return;
+        let Some(due) = peer.ack_at else { return };
+        if due <= now {
+            peer.ack_at = None;
+            for stream in peer.late_streams(now) {
+                peer.make_owing(stream);
             }
-            None => return,
         }
-        let untold = peer
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.incoming.untold() != (0, 0));
-        let untold: Vec<StreamId> = untold.map(|(id, _)| *id).collect();
-        for stream in untold {
-            peer.make_owing(stream);
+        if peer.ack_at.is_some() {
+            self.restless.insert(id);
         }
         self.note_ready(id);
     }

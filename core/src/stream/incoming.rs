@@ -1,11 +1,13 @@
 //! The receiving direction: what is next, what is a duplicate, which payloads are being pulled.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BufferId, Seq};
 use crate::planted::{PlantedFault, is_planted};
+use crate::time::Time;
 use crate::transport::Slice;
 use crate::wire::Violation;
 
@@ -54,6 +56,19 @@ pub(crate) struct Incoming {
     /// What the peer last heard from us on any frame.
     #[serde(skip)]
     told: (Seq, u64),
+    /// When the first item came that the peer has not heard of.
+    #[serde(skip)]
+    owing_since: Since,
+}
+
+/// A time that says how a stream goes on only by being there.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since(Option<Time>);
+
+impl Hash for Since {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.is_some().hash(hasher);
+    }
 }
 
 impl Incoming {
@@ -172,6 +187,7 @@ impl Incoming {
         self.unasked = self.pulls.keys().copied().collect();
         // The resume frame carries both.
         self.told = (self.next, self.credit);
+        self.owing_since = Since(None);
     }
 
     /// Every buffer this direction writes into; it is not usable afterwards.
@@ -204,6 +220,16 @@ impl Incoming {
         })
     }
 
+    /// An item was taken that the peer has not heard of.
+    pub fn owe(&mut self, now: Time) {
+        self.owing_since.0.get_or_insert(now);
+    }
+
+    /// When the first item came that the peer has not heard of.
+    pub fn owing_since(&self) -> Option<Time> {
+        self.owing_since.0
+    }
+
     /// Items and credit that the peer has not heard of yet.
     pub fn untold(&self) -> (u64, u64) {
         (self.next.0 - self.told.0.0, self.credit - self.told.1)
@@ -212,6 +238,7 @@ impl Incoming {
     /// What a frame to the peer says of this direction; it counts as told.
     pub fn tell(&mut self) -> (Seq, u64) {
         self.told = (self.next, self.credit);
+        self.owing_since = Since(None);
         if is_planted(PlantedFault::AcknowledgeBeforeDelivery) {
             return (self.next.next(), self.credit);
         }

@@ -147,6 +147,36 @@ fn a_retained_item_is_released_when_it_is_acknowledged() {
     assert_eq!(sent(&mut a), limits::ACK_ITEMS as usize);
 }
 
+/// An acknowledgement that has ridden on another frame does not go on its own as well; a later one
+/// waits for its own time. `[R12]`
+#[test]
+fn what_has_ridden_does_not_go_on_its_own() {
+    let (mut a, mut b, at) = pair();
+    let from = StreamAt {
+        peer: a.id(),
+        stream: at.stream,
+    };
+    a.send(Time(0), at, message(10, false)).unwrap();
+    converse(&mut a, &mut b).unwrap();
+    let first_due = b.poll_timeout().unwrap();
+    b.send(Time(0), from, message(10, false)).unwrap();
+    converse(&mut a, &mut b).unwrap();
+    let later = Time(1_000_000);
+    a.send(later, at, message(10, false)).unwrap();
+    while let Some(frame) = a.poll_transmit(NEAR) {
+        let body = vec![0; frame.body.len()];
+        b.frame_complete(later, FAR, &frame.header, &frame.app, &body)
+            .unwrap();
+    }
+    b.handle_timeout(first_due);
+    assert!(b.poll_transmit(FAR).is_none(), "it may wait still");
+    let due = b.poll_timeout().unwrap();
+    assert_eq!(due, later + limits::ACK_DELAY);
+    b.handle_timeout(due);
+    let frame = b.poll_transmit(FAR).expect("nothing took it along");
+    assert_eq!(frame.header.kind, FrameKind::Ack as u8);
+}
+
 /// What was never sent can't be acknowledged. `[R12]`
 #[test]
 fn an_acknowledgement_from_the_future_breaks_the_link() {
