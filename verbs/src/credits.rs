@@ -62,6 +62,12 @@ impl Credits {
         self.available > 0 && self.owed * 2 >= self.promised
     }
 
+    /// Whether a packet that is sent anyway should give back what is owed: before so much is owed that a
+    /// packet of credits would go on its own.
+    pub fn should_ride(&self) -> bool {
+        self.owed * 4 >= self.promised
+    }
+
     /// A packet is sent that gives nothing back.
     pub fn used(&mut self) -> u16 {
         self.available -= 1;

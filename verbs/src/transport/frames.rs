@@ -58,7 +58,7 @@ impl VerbsTransport {
         };
         // Slots are posted in batches; credits that are not backed by one yet go back with a later
         // packet. [R62]
-        if link.credits.should_tell() && self.receives.post().is_err() {
+        if link.credits.should_ride() && self.receives.post().is_err() {
             return false;
         }
         let credits = match self.receives.has_waiting(1) {
