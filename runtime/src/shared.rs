@@ -75,7 +75,7 @@ const YIELDS: u32 = 16;
 /// Waits up to half of this teach it to go on so, for twice as long as they took.
 const PATIENT_MAX: Duration = Duration::from_millis(2);
 /// Who gets the processor back later than this is not alone on it.
-const AWAY_MAX: Duration = Duration::from_micros(200);
+const AWAY_MAX: Duration = Duration::from_micros(20);
 
 impl Shared {
     pub fn new(engine: Engine) -> Result<Shared, Error> {
@@ -253,7 +253,7 @@ impl Shared {
                     state
                 }
                 Next::Yield => {
-                    MutexGuard::unlocked(&mut state, rustix::thread::sched_yield);
+                    MutexGuard::unlocked(&mut state, || patience.give_way());
                     state
                 }
                 Next::Sleep => {
@@ -315,6 +315,8 @@ struct Patience {
     began: Instant,
     /// When it last looked.
     looked: Instant,
+    /// Somebody else wanted the processor.
+    contended: bool,
     spin: Duration,
     /// How long it yields at least.
     patient: Duration,
@@ -334,6 +336,7 @@ impl Patience {
         Patience {
             began,
             looked: began,
+            contended: false,
             spin: lesson.spin,
             patient: lesson.patient,
             yields: 0,
@@ -342,18 +345,25 @@ impl Patience {
     }
 
     fn next(&mut self, now: Instant) -> Next {
-        let (waited, away) = (now - self.began, now - self.looked);
+        let waited = now - self.began;
         self.looked = now;
         if waited < self.spin {
             return Next::Spin;
         }
-        let hurried = waited < self.patient && away < AWAY_MAX;
+        let hurried = waited < self.patient && !self.contended;
         if self.yields < YIELDS || hurried {
             self.yields += 1;
             return Next::Yield;
         }
         self.slept = true;
         Next::Sleep
+    }
+
+    /// Lets others have the processor, if they want it.
+    fn give_way(&mut self) {
+        let start = Instant::now();
+        rustix::thread::sched_yield();
+        self.contended |= start.elapsed() > AWAY_MAX;
     }
 
     /// What the wait, which has ended, teaches the next: to spin less after it came to sleeping, more
@@ -368,7 +378,7 @@ impl Patience {
             true => self.began.elapsed(),
             false => self.looked - self.began,
         };
-        let patient = if waited <= PATIENT_MAX / 2 {
+        let patient = if waited <= PATIENT_MAX / 2 && !self.contended {
             waited * 2
         } else {
             self.patient / 2
