@@ -193,7 +193,6 @@ impl VerbsTransport {
             let Some(arrived) = link.inbox.pop_front() else {
                 link.readable = false;
                 let ended = link.ended.take();
-
                 return ended.map_or(Ok(false), Err);
             };
             let packet = self.receives.bytes(&arrived);

@@ -6,8 +6,6 @@
 //! its place likewise. Nothing takes time, so whatever an instruction counter finds outside of this
 //! library is the caller's own. It is no test of anything: soft-RoCE is, in the rxe lab.
 
-#![allow(non_camel_case_types)]
-
 mod device;
 mod fabric;
 mod queues;
