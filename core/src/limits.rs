@@ -18,6 +18,8 @@ pub const CARD_BYTES: usize = 512;
 pub const CARDS: usize = 8;
 /// Largest eager payload any port may choose; bounds what a frame's body can be.
 pub const EAGER_BYTES_MAX: usize = 64 * 1024;
+/// Largest payload that a port itself keeps a copy of.
+pub const SMALL_BYTES: usize = 64;
 /// Bytes of rendezvous payload in one data frame.
 pub const DATA_FRAME_BYTES: usize = 256 * 1024;
 /// Accepted links that have proved nothing yet; for each further one the oldest is closed.

@@ -110,6 +110,12 @@ pub trait Memory {
 
 /// Takes frames as they arrive. Its memory can be written between the two calls for one frame.
 pub trait FrameSink: Memory {
+    /// A frame whose header was checked and that is here with all its body may be offered before anything
+    /// else is asked. Whether it was taken: if not, it goes by the two calls below, as if nothing had
+    /// been said.
+    fn at_once(&mut self, _link: LinkId, _header: &FrameHeader, _app: &[u8], _body: &[u8]) -> bool {
+        false
+    }
     /// The header of a frame is here; says where its body belongs.
     fn begin(
         &mut self,
@@ -206,6 +212,16 @@ pub trait Transport {
     }
     /// Puts all that was taken on the wire, as far as it takes it now.
     fn flush(&mut self, link: LinkId, memory: &dyn Memory);
+    /// What [`Transport::poll`] and [`Transport::receive`] do, in one step, where all that has happened is
+    /// that one link can be read: that link, and what came of reading it. `None`, and nothing lost, for
+    /// everything else, which the next `poll` tells. It need not look at more than what costs nothing, so
+    /// whoever calls it polls too from time to time.
+    fn receive_at_once<S: FrameSink>(
+        &mut self,
+        _sink: &mut S,
+    ) -> Option<(LinkId, Result<bool, LinkError>)> {
+        None
+    }
     /// Reads what has arrived and hands its frames to `sink`, a bounded amount a call. Returns
     /// whether more may be waiting. An error breaks the link: the caller closes it.
     fn receive<S: FrameSink>(&mut self, link: LinkId, sink: &mut S) -> Result<bool, LinkError>;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use meander_core::{PortId, StreamId};
+use meander_core::port::Copied;
+use meander_core::{PortId, StreamId, limits};
 
 use crate::engine::buffers::{Buffer, Retained};
 use crate::engine::inbox::Inbox;
@@ -41,12 +42,20 @@ impl Port {
         body: Outgoing<'_>,
         mode: SendMode,
     ) -> Result<Posted, Error> {
-        let app = app
-            .try_into()
-            .map_err(|_| Error::LongHeader { len: app.len() })?;
         let mut state = self.shared().enter()?;
         let synchronous = mode == SendMode::Synchronous;
         let engine = &mut state.engine;
+        if let Outgoing::Bytes(bytes) = body
+            && !synchronous
+            && bytes.len() <= limits::SMALL_BYTES
+            && engine.send_at_once(to, app, Copied::Small(bytes))
+        {
+            self.shared().settle(&mut state);
+            return Ok(Posted::Complete);
+        }
+        let app = app
+            .try_into()
+            .map_err(|_| Error::LongHeader { len: app.len() })?;
         let copied = matches!(body, Outgoing::Bytes(_));
         let (body, posted) = match body {
             Outgoing::Bytes([]) if !synchronous => (None, Posted::Complete),
@@ -134,7 +143,7 @@ impl Port {
     /// Puts answers to envelopes on their way: at once, or, for those given by a handler, together
     /// when it has been told everything.
     fn settle_answers(&self, mut state: Guard<'_>) {
-        if !state.engine.delivering {
+        if !state.engine.is_delivering() {
             self.shared().settle(&mut state);
         }
     }
@@ -148,17 +157,24 @@ impl Port {
             return false;
         };
         // What a wait has found is delivered first: it may be what the caller is in a hurry for.
-        if state.engine.inbox.is_empty() || state.engine.delivering {
+        if state.engine.inbox.is_empty() || state.engine.is_delivering() {
             self.shared().drive(&mut state);
         }
-        if state.engine.inbox.is_empty() || state.engine.delivering {
+        if state.engine.inbox.is_empty() {
             return false;
         }
-        state.engine.delivering = true;
-        let inbox = std::mem::take(&mut state.engine.inbox);
+        let Some(spare) = state.engine.spare_inbox.take() else {
+            return false;
+        };
+        let inbox = std::mem::replace(&mut state.engine.inbox, spare);
         drop(state);
-        let mut delivery = Delivery { port: self, inbox };
-        delivery.inbox.deliver(handler);
+        let mut delivery = Delivery {
+            port: self,
+            inbox: Some(inbox),
+        };
+        if let Some(inbox) = &mut delivery.inbox {
+            inbox.deliver(handler);
+        }
         true
     }
 
@@ -180,21 +196,18 @@ impl Port {
 /// A delivery under way; its end, also by a panic of the handler, lets the next one begin.
 struct Delivery<'a> {
     port: &'a Port,
-    inbox: Inbox,
+    inbox: Option<Box<Inbox>>,
 }
 
 impl Drop for Delivery<'_> {
     fn drop(&mut self) {
         let shared = self.port.shared();
         let Ok(mut state) = shared.look() else { return };
-        state.engine.delivering = false;
-        for (at, bytes) in self.inbox.take_read() {
-            state.engine.core.consumed(at, bytes);
+        let engine = &mut state.engine;
+        if let Some(inbox) = &mut self.inbox {
+            inbox.take_read(|at, bytes| engine.core.consumed(at, bytes));
         }
-        if state.engine.inbox.is_empty() && self.inbox.is_empty() {
-            // Its memory serves the next messages.
-            std::mem::swap(&mut state.engine.inbox, &mut self.inbox);
-        }
+        engine.spare_inbox = self.inbox.take();
         shared.settle(&mut state);
     }
 }

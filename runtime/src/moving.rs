@@ -142,7 +142,7 @@ impl Value {
         Value {
             snapshot: engine.core.snapshot(),
             buffers: std::mem::take(&mut engine.buffers).into_saved(),
-            inbox: std::mem::take(&mut engine.inbox).into_saved(),
+            inbox: std::mem::take(&mut *engine.inbox).into_saved(),
             ends: ends
                 .ends
                 .into_iter()
@@ -159,7 +159,7 @@ impl Value {
         let core = port::Port::from_snapshot(self.snapshot, random()?);
         let mut engine = Engine::new(core, settings(config));
         engine.buffers = Buffers::from_saved(self.buffers).ok_or(Error::BadValue)?;
-        engine.inbox = Inbox::from_saved(self.inbox);
+        *engine.inbox = Inbox::from_saved(self.inbox);
         engine.ends.ends = self
             .ends
             .into_iter()

@@ -92,6 +92,12 @@ impl<A: Area> Incoming<A> {
             return Err(Violation::Malformed.into());
         }
         let (header, app, end) = self.item.decode(body_len as u32)?;
+        if form == Form::Inline
+            && let Some(body) = self.item.bytes().get(end..end + body_len)
+            && sink.at_once(link, &header, &app, body)
+        {
+            return Ok(body_len);
+        }
         let place = sink.begin(link, &header, &app)?;
         if let Place::Into(slice) = place
             && slice.len != body_len as u64

@@ -40,6 +40,8 @@ pub const REQUIRED: &[&str] = &[
     "no room for a copy",
     "message sent at once",
     "message sent at once, and not taken",
+    "message taken at once",
+    "small message sent at once",
     "stream of bytes opened",
     "stream of messages opened",
     "stream accepted",

@@ -138,6 +138,13 @@ impl Incoming {
                 let Some(app) = arrived.get(HEADER_BYTES..prefix) else {
                     return Ok(false);
                 };
+                let whole = prefix + header.body_bytes();
+                if let Some(body) = arrived.get(prefix..whole)
+                    && sink.at_once(link, &header, app, body)
+                {
+                    self.start += whole;
+                    return Ok(true);
+                }
                 let app = AppHeader::try_from(app)
                     .map_err(|_| Violation::Length(header.app_len.into()))?;
                 self.expect = match sink.begin(link, &header, &app)? {

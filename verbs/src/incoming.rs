@@ -125,6 +125,13 @@ impl Incoming {
         if app.len() != usize::from(header.app_len) {
             return Err(short(app.len()));
         }
+        if let (Record::Frame, Some((body, rest))) =
+            (kind, records.split_at_checked(header.body_bytes()))
+            && sink.at_once(link, &header, app, body)
+        {
+            *records = rest;
+            return Ok(());
+        }
         let app = AppHeader::try_from(app).map_err(|_| short(app.len()))?;
         match (kind, header.frame_kind()?) {
             (Record::Frame, _) => self.frame(link, header, app, records, sink),

@@ -25,14 +25,14 @@ use serde::{Deserialize, Serialize};
 pub use effect::{Arrival, DeathCause, Effect, PortError, StreamAt};
 use links::Link;
 use peer::Peer;
-pub use sending::Message;
+pub use sending::{Copied, Message};
 
 use crate::ids::{BufferId, Epoch, LinkId, PortId, Seq, StreamId};
 use crate::key::Key;
 use crate::limits::{self, Limits};
 use crate::location::{Contact, Location};
 use crate::planted::{PlantedFault, is_planted};
-use crate::stream::{Held, Opening, Retained, Stream, StreamKind};
+use crate::stream::{Freed, Opening, Payload, Retained, Stream, StreamKind};
 use crate::table::Table;
 use crate::time::Time;
 use crate::wire::{AppHeader, FrameKind, flags};
@@ -63,7 +63,7 @@ pub struct Port {
     /// Peers that may have a deadline.
     restless: BTreeSet<PortId>,
     /// Empty; kept for its memory, so that an acknowledgement allocates nothing.
-    freed: Vec<Held>,
+    freed: Freed,
 }
 
 /// What moves with a port.
@@ -136,7 +136,7 @@ impl Port {
             effects: VecDeque::new(),
             ready: VecDeque::new(),
             restless: BTreeSet::new(),
-            freed: Vec::new(),
+            freed: Freed::default(),
         }
     }
 
@@ -537,7 +537,7 @@ fn bare(kind: FrameKind) -> Retained {
         flags: 0,
         app: AppHeader::new(),
         arg: 0,
-        body: None,
+        body: Payload::None,
     }
 }
 

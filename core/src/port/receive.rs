@@ -6,7 +6,7 @@ use super::{Effect, Port};
 use crate::ids::{LinkId, PortId, Seq, StreamId};
 use crate::limits;
 use crate::planted::{PlantedFault, is_planted};
-use crate::stream::{Item, Opening, Stream, StreamKind};
+use crate::stream::{Freed, Item, Opening, Stream, StreamKind};
 use crate::time::Time;
 use crate::transport::Place;
 use crate::wire::{AppHeader, FrameHeader, FrameKind, Violation, flags};
@@ -74,6 +74,52 @@ impl Port {
         }
     }
 
+    /// A message has come with its payload, all of it here, and nothing about it is out of the ordinary: the
+    /// next item of an open stream. What [`Port::frame_begin`] and [`Port::frame_complete`] would do, in
+    /// one step; it is an [`Arrival::Message`] of the stream that is returned. `None`, and nothing done, for
+    /// every other frame: that goes by these.
+    pub fn message_at_once(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        header: &FrameHeader,
+    ) -> Option<StreamAt> {
+        if header.kind != FrameKind::Eager as u8 {
+            return None;
+        }
+        let window = self.window_bytes();
+        let state = self.links.get(&link)?;
+        let id = state.peer.filter(|_| matches!(state.state, State::Up))?;
+        let peer = self.lasting.peers.get_mut(&id)?;
+        peer.link.as_ref().filter(|up| up.resumed)?;
+        let at = StreamAt {
+            peer: id,
+            stream: StreamId(header.stream.get()),
+        };
+        let stream = peer.streams.get_mut(&at.stream)?;
+        let (incoming, outgoing) = (&mut stream.incoming, &mut stream.outgoing);
+        let (ack, credit) = (Seq(header.ack.get()), header.credit.get());
+        let usual = stream.opening == Opening::Open
+            && !incoming.is_finished()
+            && incoming.next() == Seq(header.seq.get())
+            && outgoing.may_acknowledge(ack, credit);
+        if !usual {
+            return None;
+        }
+        let len = header.body_bytes() as u64;
+        incoming.take_eager(len, window).ok()?;
+        incoming.advance();
+        let mut free = std::mem::take(&mut self.freed);
+        // It was looked at above; and a stream that goes on is not complete.
+        let _ = outgoing.acknowledge(ack, credit, &mut free);
+        incoming.owe(now);
+        if incoming.untold().0 >= limits::ACK_ITEMS || peer.ack_at.is_none() {
+            self.owe(now, at);
+        }
+        self.release(free);
+        Some(at)
+    }
+
     fn is_resumed(&self, peer: PortId) -> bool {
         self.lasting.peers[&peer]
             .link
@@ -93,14 +139,14 @@ impl Port {
         let Some(stream) = peer.streams.get_mut(&at.stream) else {
             return Ok(Arrival::Nothing);
         };
-        let mut free = Vec::new();
+        let mut free = Freed::default();
         stream
             .outgoing
             .resume(Seq(header.seq.get()), header.credit.get(), &mut free)?;
         let unsent = match stream.opening {
             // Of a stream that the peer refused, what it has not received is not sent again. `[R22]`
             Opening::Rejected => stream.outgoing.drop_unsent(),
-            _ => Vec::new(),
+            _ => Freed::default(),
         };
         self.lose(unsent);
         self.release(free);
@@ -117,7 +163,7 @@ impl Port {
         }
         up.resumed = true;
         let named = std::mem::take(&mut up.named);
-        let mut free = Vec::new();
+        let mut free = Freed::default();
         let mut resumed = Ok(());
         for (stream_id, stream) in peer.streams.iter_mut() {
             if named.contains(stream_id) {
@@ -224,11 +270,7 @@ impl Port {
         kind: FrameKind,
         header: &FrameHeader,
     ) -> Result<Arrival, Violation> {
-        let window = self
-            .lasting
-            .limits
-            .window_bytes
-            .max(limits::FIRST_WINDOW_BYTES);
+        let window = self.window_bytes();
         let we_are_lower = self.lasting.id < at.peer;
         let peer = self.peer_mut(at.peer);
         if !peer.streams.contains_key(&at.stream) {
@@ -306,7 +348,9 @@ impl Port {
             }
             FrameKind::Done => {
                 let payload = stream.outgoing.done(Seq(arg))?;
-                self.release(vec![payload]);
+                let mut free = std::mem::take(&mut self.freed);
+                free.held.push(payload);
+                self.release(free);
                 Arrival::Nothing
             }
             FrameKind::Finish => {
@@ -335,6 +379,12 @@ impl Port {
             peer.ack_at = Some(now + limits::ACK_DELAY);
             self.restless.insert(at.peer);
         }
+    }
+
+    /// Eager bytes that the peer may have on the way of one stream.
+    fn window_bytes(&self) -> u64 {
+        let window = self.lasting.limits.window_bytes;
+        window.max(limits::FIRST_WINDOW_BYTES)
     }
 
     fn known_stream(&mut self, at: StreamAt) -> Result<&mut Stream, Violation> {

@@ -5,7 +5,7 @@ use super::{Effect, Port, PortError, StreamAt, bare};
 use crate::ids::{BufferId, LinkId, Seq};
 use crate::limits;
 use crate::planted::{PlantedFault, is_planted};
-use crate::stream::{Held, Opening, Retained};
+use crate::stream::{Freed, Held, Opening, Payload, Retained};
 use crate::time::Time;
 use crate::transport::Slice;
 use crate::wire::{AppHeader, FrameHeader, FrameKind};
@@ -23,6 +23,29 @@ pub struct Message {
     pub copied: bool,
     /// Complete only when the peer has pulled or declined it.
     pub synchronous: bool,
+}
+
+/// A payload that goes at once.
+#[derive(Clone, Copy, Debug)]
+pub enum Copied<'a> {
+    /// Of at most [`SMALL_BYTES`](limits::SMALL_BYTES): the port makes and keeps the copy itself, and no
+    /// [`Effect::Sent`] tells when the peer has it.
+    Small(&'a [u8]),
+    /// One that was copied into a buffer.
+    Slice(Slice),
+}
+
+impl Copied<'_> {
+    fn payload(self) -> Option<Payload> {
+        match self {
+            Copied::Small([]) => Some(Payload::None),
+            Copied::Small(bytes) => bytes.try_into().ok().map(Payload::Small),
+            Copied::Slice(slice) => Some(Payload::Held(Held {
+                slice,
+                copied: true,
+            })),
+        }
+    }
 }
 
 impl Port {
@@ -50,6 +73,7 @@ impl Port {
             }
             body => {
                 let app = message.app;
+                let body = body.map_or(Payload::None, Payload::Held);
                 stream.outgoing.push(Retained {
                     app,
                     body,
@@ -57,12 +81,14 @@ impl Port {
                 })
             }
         };
-        held.iter().for_each(|held| self.hold(held));
+        if copied {
+            self.hold(len);
+        }
         self.stir(now, at);
         Ok(seq)
     }
 
-    /// Sends a small message whose payload was copied for the port, where nothing is in its way: the
+    /// Sends a message whose payload was, or is, copied for the port, where nothing is in its way: the
     /// link is up, all before it on its stream has gone, and the window and the port's bound take it.
     /// What its frame says and the link it goes on are returned, and the frame is to be put on that
     /// link before anything else is asked of the port; a link that does not take it is told of by
@@ -70,12 +96,14 @@ impl Port {
     pub fn send_at_once(
         &mut self,
         at: StreamAt,
-        app: &AppHeader,
-        body: Option<Slice>,
+        app: &[u8],
+        body: Copied<'_>,
     ) -> Option<(LinkId, FrameHeader)> {
         let limits = &self.lasting.limits;
         let eager_bytes = limits.eager_bytes.min(limits::EAGER_BYTES_MAX) as u64;
-        let len = body.map_or(0, |body| body.len);
+        let app = AppHeader::try_from(app).ok()?;
+        let body = body.payload()?;
+        let len = body.len();
         if len > eager_bytes || !self.takes_copy(len) {
             return None;
         }
@@ -87,18 +115,14 @@ impl Port {
         if !open || !stream.outgoing.has_sent_all() || !stream.outgoing.window_takes(len, window) {
             return None;
         }
-        let held = body.map(|slice| Held {
-            slice,
-            copied: true,
-        });
         stream.outgoing.push(Retained {
-            app: app.clone(),
-            body: held,
+            app,
+            body,
             ..bare(FrameKind::Eager)
         });
         let mut header = stream.outgoing.begin_item()?;
         stream.tell(at.stream, &mut header);
-        held.iter().for_each(|held| self.hold(held));
+        self.hold(len);
         Some((link, header))
     }
 
@@ -126,37 +150,45 @@ impl Port {
         bound.saturating_sub(self.lasting.retained_bytes)
     }
 
-    /// A payload was taken for sending.
-    fn hold(&mut self, held: &Held) {
-        if held.copied && !is_planted(PlantedFault::ForgetToCountCopies) {
-            self.lasting.retained_bytes += held.slice.len;
+    /// A copy was taken for sending.
+    fn hold(&mut self, bytes: u64) {
+        if !is_planted(PlantedFault::ForgetToCountCopies) {
+            self.lasting.retained_bytes += bytes;
         }
     }
 
     /// The peers have these payloads, or want nothing of them: their memory is free.
-    pub(super) fn release(&mut self, mut free: Vec<Held>) {
-        for held in free.drain(..) {
-            let buffer = self.let_go(&held);
+    pub(super) fn release(&mut self, mut free: Freed) {
+        self.let_go(std::mem::take(&mut free.small_bytes));
+        for held in free.held.drain(..) {
+            let buffer = self.buffer_of(&held);
             self.effects.push_back(Effect::Sent { buffer });
         }
         self.freed = free;
     }
 
     /// The streams of these payloads are gone, and nothing is known of them.
-    pub(super) fn lose(&mut self, payloads: Vec<Held>) {
-        for held in payloads {
-            let buffer = self.let_go(&held);
+    pub(super) fn lose(&mut self, payloads: Freed) {
+        self.let_go(payloads.small_bytes);
+        for held in payloads.held {
+            let buffer = self.buffer_of(&held);
             self.effects.push_back(Effect::Lost { buffer });
         }
     }
 
-    fn let_go(&mut self, held: &Held) -> BufferId {
-        if held.copied && !is_planted(PlantedFault::ForgetToUncountCopies) {
+    fn buffer_of(&mut self, held: &Held) -> BufferId {
+        if held.copied {
+            self.let_go(held.slice.len);
+        }
+        held.slice.buffer
+    }
+
+    fn let_go(&mut self, bytes: u64) {
+        if !is_planted(PlantedFault::ForgetToUncountCopies) {
             // What was never counted is not counted down; that is only so with a fault planted.
-            let left = self.lasting.retained_bytes.checked_sub(held.slice.len);
+            let left = self.lasting.retained_bytes.checked_sub(bytes);
             debug_assert!(left.is_some() || is_planted(PlantedFault::ForgetToCountCopies));
             self.lasting.retained_bytes = left.unwrap_or(0);
         }
-        held.slice.buffer
     }
 }

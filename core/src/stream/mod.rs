@@ -7,7 +7,7 @@ mod outgoing;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use incoming::{Incoming, Item};
-pub(crate) use outgoing::{Held, Outgoing, Retained};
+pub(crate) use outgoing::{Freed, Held, Outgoing, Payload, Retained};
 
 use crate::ids::StreamId;
 use crate::wire::{FrameHeader, le32, le64};

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{BufferId, Seq};
-use crate::limits::{DATA_FRAME_BYTES, FIRST_WINDOW_BYTES};
+use crate::limits::{DATA_FRAME_BYTES, FIRST_WINDOW_BYTES, SMALL_BYTES};
 use crate::planted::{PlantedFault, is_planted};
 use crate::transport::{Body, Frame, Slice};
 use crate::wire::{AppHeader, FrameHeader, FrameKind, Violation, flags, le32, le64};
@@ -20,6 +21,44 @@ pub(crate) struct Held {
     pub copied: bool,
 }
 
+/// The payload of an eager message, which its item keeps until it is acknowledged.
+#[derive(Clone, Debug, Hash, Serialize, Deserialize)]
+pub(crate) enum Payload {
+    None,
+    /// In a buffer.
+    Held(Held),
+    /// The bytes themselves, copied for the port.
+    Small(ArrayVec<u8, SMALL_BYTES>),
+}
+
+impl Payload {
+    pub fn len(&self) -> u64 {
+        match self {
+            Payload::None => 0,
+            Payload::Held(held) => held.slice.len,
+            Payload::Small(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+/// Payloads that nobody needs any more.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Freed {
+    pub held: Vec<Held>,
+    /// Bytes of those that were in no buffer.
+    pub small_bytes: u64,
+}
+
+impl Freed {
+    fn add(&mut self, payload: Payload) {
+        match payload {
+            Payload::None => {}
+            Payload::Held(held) => self.held.push(held),
+            Payload::Small(bytes) => self.small_bytes += bytes.len() as u64,
+        }
+    }
+}
+
 /// An item that waits for its acknowledgement.
 #[derive(Clone, Debug, Hash, Serialize, Deserialize)]
 pub(crate) struct Retained {
@@ -27,8 +66,7 @@ pub(crate) struct Retained {
     pub flags: u8,
     pub app: AppHeader,
     pub arg: u64,
-    /// The eager payload, which the item keeps until it is acknowledged.
-    pub body: Option<Held>,
+    pub body: Payload,
 }
 
 /// A payload that waits at the sender until the peer has pulled it.
@@ -98,7 +136,7 @@ impl Outgoing {
     pub fn push(&mut self, item: Retained) -> Seq {
         let seq = self.next();
         if item.kind == FrameKind::Eager as u8 {
-            self.eager_bytes += item.body.map_or(0, |body| body.slice.len);
+            self.eager_bytes += item.body.len();
         }
         if item.kind == FrameKind::Finish as u8 {
             self.finished = true;
@@ -116,7 +154,7 @@ impl Outgoing {
             flags,
             app,
             arg: body.slice.len,
-            body: None,
+            body: Payload::None,
         });
         let served = false;
         self.waiting.insert(seq, Waiting { body, served });
@@ -124,19 +162,18 @@ impl Outgoing {
     }
 
     /// Takes the peer's word that it has everything before `next` and its application has read
-    /// `credit` bytes. Buffers that are free now are appended to `free`. `[R12]`
+    /// `credit` bytes. Payloads that are free now are added to `free`. `[R12]`
     pub fn acknowledge(
         &mut self,
         next: Seq,
         credit: u64,
-        free: &mut Vec<Held>,
+        free: &mut Freed,
     ) -> Result<bool, Violation> {
-        // Beyond the cursor lies what this link has not carried: nobody can have received it.
-        if next > self.cursor {
-            return Err(Violation::Sequence(next.0));
-        }
-        if credit > self.eager_bytes {
-            return Err(Violation::Window);
+        if !self.may_acknowledge(next, credit) {
+            return Err(match next > self.cursor {
+                true => Violation::Sequence(next.0),
+                false => Violation::Window,
+            });
         }
         let opened = credit > self.credit;
         self.credit = self.credit.max(credit);
@@ -144,13 +181,14 @@ impl Outgoing {
         Ok(opened)
     }
 
+    /// Whether the peer can have received and read so much. Beyond the cursor lies what this link has not
+    /// carried.
+    pub fn may_acknowledge(&self, next: Seq, credit: u64) -> bool {
+        next <= self.cursor && credit <= self.eager_bytes
+    }
+
     /// A new link is up and the peer expects `next`: go back, or on, to there. `[R15]`
-    pub fn resume(
-        &mut self,
-        next: Seq,
-        credit: u64,
-        free: &mut Vec<Held>,
-    ) -> Result<(), Violation> {
+    pub fn resume(&mut self, next: Seq, credit: u64, free: &mut Freed) -> Result<(), Violation> {
         if next < self.acked || next > self.next() {
             return Err(Violation::Sequence(next.0));
         }
@@ -169,18 +207,18 @@ impl Outgoing {
     }
 
     /// The peer has forgotten the stream because it has had all of it. `[R17]`
-    pub fn complete(&mut self, free: &mut Vec<Held>) {
+    pub fn complete(&mut self, free: &mut Freed) {
         self.cursor = self.next();
         self.drop_before(self.cursor, free);
         let waiting = std::mem::take(&mut self.waiting);
-        free.extend(waiting.into_values().map(|it| it.body));
+        free.held.extend(waiting.into_values().map(|it| it.body));
         self.transfers.clear();
     }
 
-    fn drop_before(&mut self, next: Seq, free: &mut Vec<Held>) {
+    fn drop_before(&mut self, next: Seq, free: &mut Freed) {
         while self.acked < next {
             let item = self.retained.pop_front().expect("bounded by next()");
-            free.extend(item.body);
+            free.add(item.body);
             self.acked = self.acked.next();
         }
     }
@@ -226,26 +264,28 @@ impl Outgoing {
     }
 
     /// The stream was rejected: what no link has carried yet is not sent any more.
-    pub fn drop_unsent(&mut self) -> Vec<Held> {
+    pub fn drop_unsent(&mut self) -> Freed {
         let sent = (self.cursor.0 - self.acked.0) as usize;
         let dropped = self.retained.split_off(sent.min(self.retained.len()));
-        let mut free = Vec::new();
+        let mut free = Freed::default();
         for (place, item) in dropped.into_iter().enumerate() {
             let seq = Seq(self.cursor.0 + place as u64);
-            free.extend(item.body);
-            free.extend(self.waiting.remove(&seq).map(|it| it.body));
+            free.add(item.body);
+            free.held
+                .extend(self.waiting.remove(&seq).map(|it| it.body));
         }
         free
     }
 
     /// Every payload this direction holds; it is not usable afterwards.
-    pub fn take_payloads(&mut self) -> Vec<Held> {
-        let items = std::mem::take(&mut self.retained).into_iter();
+    pub fn take_payloads(&mut self) -> Freed {
+        let mut free = Freed::default();
+        for item in std::mem::take(&mut self.retained) {
+            free.add(item.body);
+        }
         let payloads = std::mem::take(&mut self.waiting).into_values();
-        items
-            .filter_map(|item| item.body)
-            .chain(payloads.map(|it| it.body))
-            .collect()
+        free.held.extend(payloads.map(|it| it.body));
+        free
     }
 
     /// The next acknowledgement frame asks for the peer's own.
@@ -271,11 +311,15 @@ impl Outgoing {
         let item = self
             .retained
             .get((header.seq.get() - self.acked.0) as usize)?;
-        let body = item.body.map(|body| Body::Slice(body.slice));
+        let body = match &item.body {
+            Payload::None => Body::Empty,
+            Payload::Held(held) => Body::Slice(held.slice),
+            Payload::Small(bytes) => Body::Own(bytes.to_vec()),
+        };
         Some(Frame {
             header,
             app: item.app.clone(),
-            body: body.unwrap_or(Body::Empty),
+            body,
         })
     }
 
@@ -289,7 +333,7 @@ impl Outgoing {
         };
         header.seq = le64(self.cursor.0);
         header.arg = le64(item.arg);
-        header.body_len = le32(item.body.map_or(0, |body| body.slice.len as u32));
+        header.body_len = le32(item.body.len() as u32);
         self.cursor = self.cursor.next();
         Some(header)
     }

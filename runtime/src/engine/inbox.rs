@@ -1,7 +1,5 @@
 //! What has happened on fixed streams and waits for the [`EventHandler`].
 
-use std::collections::VecDeque;
-
 use meander_core::{PortId, Seq, StreamId};
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +8,7 @@ use crate::handler::{Credit, EventHandler, MessageKey, Payload, SendId, Sink, So
 /// What has happened on fixed streams and waits for the [`EventHandler`], in order.
 #[derive(Default)]
 pub(crate) struct Inbox {
-    events: VecDeque<Event>,
+    events: Vec<Event>,
     /// Application headers and payloads, one after the other.
     bytes: Vec<u8>,
     /// Bytes of payload delivered and read, and not yet reported to the protocol as read.
@@ -58,7 +56,7 @@ impl Inbox {
         let start = self.keep(app);
         self.bytes.extend_from_slice(payload);
         let (app_len, len) = (app.len() as u8, payload.len());
-        self.events.push_back(Event::Message {
+        self.events.push(Event::Message {
             from,
             app_len,
             start,
@@ -69,7 +67,7 @@ impl Inbox {
     pub fn envelope(&mut self, from: StreamKey, seq: Seq, app: &[u8], len: u64) {
         let start = self.keep(app);
         let app_len = app.len() as u8;
-        self.events.push_back(Event::Envelope {
+        self.events.push(Event::Envelope {
             from,
             seq,
             app_len,
@@ -79,15 +77,15 @@ impl Inbox {
     }
 
     pub fn sent(&mut self, id: SendId, source: Option<Box<dyn Source>>) {
-        self.events.push_back(Event::Sent { id, source });
+        self.events.push(Event::Sent { id, source });
     }
 
     pub fn pulled(&mut self, message: MessageKey, sink: Box<dyn Sink>, len: u64) {
-        self.events.push_back(Event::Pulled { message, sink, len });
+        self.events.push(Event::Pulled { message, sink, len });
     }
 
     pub fn dead(&mut self, peer: PortId, why: String) {
-        self.events.push_back(Event::Dead { peer, why });
+        self.events.push(Event::Dead { peer, why });
     }
 
     /// Hands everything over. The inbox is empty afterwards but for [`Inbox::take_read`], and keeps
@@ -132,13 +130,19 @@ impl Inbox {
                 Event::Dead { peer, why } => handler.peer_dead(peer, why),
             }
         }
-        self.bytes.clear();
-        self.bytes.shrink_to(KEEP_BYTES);
+        if self.bytes.capacity() > KEEP_BYTES {
+            self.bytes = Vec::new();
+        }
     }
 
-    /// How many bytes of payload of each stream have been read since this was last asked.
-    pub fn take_read(&mut self) -> impl Iterator<Item = (StreamKey, u64)> {
-        self.read.drain(..)
+    /// Tells how many bytes of payload of each stream have been read since this was last asked. What was
+    /// delivered is forgotten with it.
+    pub fn take_read(&mut self, mut tell: impl FnMut(StreamKey, u64)) {
+        for &(stream, bytes) in &self.read {
+            tell(stream, bytes);
+        }
+        self.read.clear();
+        self.bytes.clear();
     }
 
     fn keep(&mut self, app: &[u8]) -> usize {

@@ -11,7 +11,7 @@ mod receive;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use meander_core::port::{self, Effect, Message, PortError};
+use meander_core::port::{self, Copied, Effect, Message, PortError};
 use meander_core::transport::{LinkError, LinkEvent, Memory, Slice};
 use meander_core::wire::{AppHeader, Violation};
 use meander_core::{BufferId, Card, Epoch, LinkId, Location, NodeName, PortId, Time};
@@ -30,10 +30,11 @@ use receive::Receiver;
 pub(crate) struct Engine {
     pub core: port::Port,
     pub buffers: Buffers,
-    pub inbox: Inbox,
+    pub inbox: Box<Inbox>,
+    /// The one that takes the place of the other while a thread hands that to a handler. There is none
+    /// meanwhile.
+    pub spare_inbox: Option<Box<Inbox>>,
     pub ends: Ends,
-    /// A thread is handing the inbox to a handler.
-    pub delivering: bool,
     /// Peers whose place the directory is to be asked for.
     pub lookups: BTreeSet<PortId>,
     /// There are new ones among them.
@@ -54,6 +55,9 @@ pub(crate) struct Engine {
     clock: Clock,
     /// When to look at the protocol's deadlines again, at the latest.
     deadlines_at: Time,
+    /// When `drive` looked at the clock last, and how often it has done without since.
+    looked: Time,
+    turns_at_once: u32,
     /// Kept for its memory.
     happened: Vec<LinkEvent>,
 }
@@ -64,6 +68,8 @@ const ENCRYPTION_LABEL: &str = "tcp-encryption";
 const KEYS_DIFFER: &str = "it does not have this port's key";
 /// Time between two looks at the protocol's deadlines while the port is busy; they are all longer.
 const DEADLINES_EVERY: Duration = Duration::from_millis(1);
+/// How often in a row one link is read before there is a look at everything.
+const TURNS_AT_ONCE: u32 = 16;
 
 /// The port's monotonic clock.
 struct Clock(Instant);
@@ -87,9 +93,9 @@ impl Engine {
         Engine {
             core,
             buffers: Buffers::default(),
-            inbox: Inbox::default(),
+            inbox: Box::default(),
+            spare_inbox: Some(Box::default()),
             ends: Ends::default(),
-            delivering: false,
             lookups: BTreeSet::new(),
             asks: false,
             dead: HashMap::new(),
@@ -103,6 +109,8 @@ impl Engine {
             next_send: 0,
             clock: Clock(Instant::now()),
             deadlines_at: Time(0),
+            looked: Time(0),
+            turns_at_once: 0,
             happened: Vec::new(),
         }
     }
@@ -135,6 +143,11 @@ impl Engine {
         self.happened.clear();
     }
 
+    /// Whether a thread is handing an inbox to a handler.
+    pub fn is_delivering(&self) -> bool {
+        self.spare_inbox.is_none()
+    }
+
     pub fn transports(&self) -> Option<&Transports> {
         self.transports.as_ref()
     }
@@ -149,11 +162,15 @@ impl Engine {
     /// Does all that can be done now. Returns whether anything happened that a thread may be
     /// waiting for.
     pub fn drive(&mut self) -> bool {
+        if let Some(news) = self.drive_at_once() {
+            return news;
+        }
+        let now = self.clock.now();
+        (self.looked, self.turns_at_once) = (now, 0);
         let Some(transports) = &mut self.transports else {
             return false;
         };
         let mut happened = std::mem::take(&mut self.happened);
-        let now = self.clock.now();
         transports.poll(now, &mut happened);
         let mut news = false;
         for event in happened.drain(..) {
@@ -168,6 +185,21 @@ impl Engine {
             self.deadlines_at = now + DEADLINES_EVERY;
         }
         self.settle() || news
+    }
+
+    /// What `drive` does when all there is to do is to read one link. Everything else, the clock too, has
+    /// its turn from time to time.
+    fn drive_at_once(&mut self) -> Option<bool> {
+        if self.turns_at_once == TURNS_AT_ONCE {
+            return None;
+        }
+        let now = self.looked;
+        let (transports, mut receiver) = self.receiver(now)?;
+        let (link, received) = transports.receive_at_once(&mut receiver)?;
+        let news = receiver.news;
+        self.turns_at_once += 1;
+        let news = self.received(now, link, received) || news;
+        Some(self.settle() || news)
     }
 
     /// Carries out what the protocol wants, after a call on it. Returns as `drive`.
@@ -221,10 +253,17 @@ impl Engine {
     }
 
     fn receive(&mut self, now: Time, link: LinkId) -> bool {
-        let Some(transports) = &mut self.transports else {
+        let Some((transports, mut receiver)) = self.receiver(now) else {
             return false;
         };
-        let mut receiver = Receiver {
+        let received = transports.receive(link, &mut receiver);
+        let news = receiver.news;
+        self.received(now, link, received) || news
+    }
+
+    /// The transports, and what takes their frames.
+    fn receiver(&mut self, now: Time) -> Option<(&mut Transports, Receiver<'_>)> {
+        let receiver = Receiver {
             core: &mut self.core,
             buffers: &mut self.buffers,
             inbox: &mut self.inbox,
@@ -233,14 +272,19 @@ impl Engine {
             message_bytes_max: self.message_bytes_max,
             news: false,
         };
-        let received = transports.receive(link, &mut receiver);
-        let news = receiver.news;
+        Some((self.transports.as_mut()?, receiver))
+    }
+
+    /// A link has been read.
+    fn received(&mut self, now: Time, link: LinkId, received: Result<bool, LinkError>) -> bool {
         if let Err(error) = received {
-            transports.close(link);
+            if let Some(transports) = &mut self.transports {
+                transports.close(link);
+            }
             self.broken(now, link, &error);
         }
         // Before any other link is read: fences come first.
-        self.carry_out() || news
+        self.carry_out()
     }
 
     fn broken(&mut self, now: Time, link: LinkId, error: &LinkError) {
@@ -443,7 +487,8 @@ impl Engine {
             offset: 0,
             len,
         });
-        if !synchronous && (copied || body.is_none()) && self.send_at_once(to, &app, body) {
+        let at_once = !synchronous && (copied || body.is_none());
+        if at_once && self.send_at_once(to, &app, body.map_or(Copied::Small(&[]), Copied::Slice)) {
             return Ok(());
         }
         let message = Message {
@@ -463,14 +508,17 @@ impl Engine {
     }
 
     /// Sends by the short way, where that is open.
-    fn send_at_once(&mut self, to: StreamKey, app: &AppHeader, body: Option<Slice>) -> bool {
+    pub fn send_at_once(&mut self, to: StreamKey, app: &[u8], body: Copied<'_>) -> bool {
         let Some(transports) = &mut self.transports else {
             return false;
         };
         let Some((link, header)) = self.core.send_at_once(to, app, body) else {
             return false;
         };
-        let bytes = body.map_or(&[][..], |body| self.buffers.read(body));
+        let bytes = match body {
+            Copied::Small(bytes) => bytes,
+            Copied::Slice(slice) => self.buffers.read(slice),
+        };
         if !transports.send_at_once(link, &header, app, bytes) {
             self.core.not_taken(self.clock.now(), to);
         }

@@ -33,6 +33,15 @@ impl Memory for Receiver<'_> {
 }
 
 impl FrameSink for Receiver<'_> {
+    fn at_once(&mut self, link: LinkId, header: &FrameHeader, app: &[u8], body: &[u8]) -> bool {
+        let Some(at) = self.core.message_at_once(self.now, link, header) else {
+            return false;
+        };
+        self.message(at, app, body);
+        self.news = true;
+        true
+    }
+
     fn begin(
         &mut self,
         link: LinkId,
@@ -49,11 +58,16 @@ impl FrameSink for Receiver<'_> {
         app: &AppHeader,
         body: &[u8],
     ) -> Result<(), LinkError> {
+        let retained = self.core.retained_bytes() > 0;
         match self
             .core
             .frame_complete(self.now, link, header, app, body)?
         {
-            Arrival::Nothing => return Ok(()),
+            Arrival::Nothing => {
+                // Who closes the port waits until the peers have everything.
+                self.news |= retained && self.core.retained_bytes() == 0;
+                return Ok(());
+            }
             Arrival::Message { at, seq: _ } => self.message(at, app, body),
             Arrival::Envelope { at, seq, len, .. } => self.envelope(at, seq, app, len),
             Arrival::Pulled {
@@ -77,7 +91,7 @@ impl FrameSink for Receiver<'_> {
 }
 
 impl Receiver<'_> {
-    fn message(&mut self, at: StreamKey, app: &AppHeader, body: &[u8]) {
+    fn message(&mut self, at: StreamKey, app: &[u8], body: &[u8]) {
         if at.stream.is_fixed() {
             self.inbox.message(at, app, body);
         } else if let Some(end) = self.ends.ends.get_mut(&at) {

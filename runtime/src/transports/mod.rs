@@ -267,6 +267,18 @@ impl Transports {
         }
     }
 
+    /// See [`Transport::receive_at_once`]: by the transport that had news last.
+    pub fn receive_at_once<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+    ) -> Option<(LinkId, Result<bool, LinkError>)> {
+        let at = self.busy;
+        let mut sink = Tagged { at, sink };
+        let member = self.members[at].as_mut()?;
+        let (link, received) = on_member!(member, it => it.receive_at_once(&mut sink))?;
+        Some((tagged(at, link), received))
+    }
+
     pub fn receive<S: FrameSink>(&mut self, link: LinkId, sink: &mut S) -> Result<bool, LinkError> {
         let (at, link) = place(link);
         let Some(member) = &mut self.members[at] else {
@@ -322,6 +334,10 @@ impl<S: FrameSink> Memory for Tagged<'_, S> {
 }
 
 impl<S: FrameSink> FrameSink for Tagged<'_, S> {
+    fn at_once(&mut self, link: LinkId, header: &FrameHeader, app: &[u8], body: &[u8]) -> bool {
+        let link = tagged(self.at, link);
+        self.sink.at_once(link, header, app, body)
+    }
     fn begin(
         &mut self,
         link: LinkId,

@@ -386,6 +386,21 @@ impl Transport for VerbsTransport {
         self.write(key(link), memory);
     }
 
+    fn receive_at_once<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+    ) -> Option<(LinkId, Result<bool, LinkError>)> {
+        self.take_completions();
+        let elsewhere =
+            !(self.happened.is_empty() && self.events.is_empty() && self.starved.is_empty());
+        match self.readable[..] {
+            [key] if !elsewhere && self.links.get(key)?.readable => {
+                Some((id(key), self.read(key, sink)))
+            }
+            _ => None,
+        }
+    }
+
     fn receive<S: FrameSink>(&mut self, link: LinkId, sink: &mut S) -> Result<bool, LinkError> {
         self.read(key(link), sink)
     }

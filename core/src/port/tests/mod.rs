@@ -3,6 +3,8 @@
 mod setup;
 mod streams;
 
+use std::hash::{DefaultHasher, Hasher};
+
 use super::*;
 use crate::location::{Card, TransportKind};
 use crate::transport::{Frame, Slice};
@@ -78,8 +80,30 @@ fn deliver(port: &mut Port, link: LinkId, frame: &Frame) -> Result<Arrival, Viol
         crate::transport::Body::Own(bytes) => bytes.clone(),
         body => vec![0; body.len()],
     };
+    let mut other = port.clone();
+    let at_once = other.message_at_once(Time(0), link, &frame.header);
     port.frame_begin(link, &frame.header)?;
-    port.frame_complete(Time(0), link, &frame.header, &frame.app, &own)
+    let arrival = port.frame_complete(Time(0), link, &frame.header, &frame.app, &own)?;
+    if let Some(at) = at_once {
+        let seq = Seq(frame.header.seq.get());
+        assert_eq!(arrival, Arrival::Message { at, seq });
+        assert_same(port.clone(), other);
+    }
+    Ok(arrival)
+}
+
+/// That two ports will do the same.
+fn assert_same(mut one: Port, mut other: Port) {
+    let effects =
+        |port: &mut Port| -> Vec<Effect> { std::iter::from_fn(|| port.poll_effect()).collect() };
+    assert_eq!(effects(&mut one), effects(&mut other));
+    assert_eq!(one.retained_bytes(), other.retained_bytes());
+    let fingerprint = |port: &Port| {
+        let mut hasher = DefaultHasher::new();
+        port.fingerprint(Time(0), &mut hasher);
+        hasher.finish()
+    };
+    assert_eq!(fingerprint(&one), fingerprint(&other));
 }
 
 /// Tells a port of a peer, and gives it something to send there.
