@@ -582,6 +582,24 @@ impl Transport for ShmTransport {
         let _ = self.sent(key, sent);
     }
 
+    fn receive_at_once<S: FrameSink>(
+        &mut self,
+        sink: &mut S,
+    ) -> Option<(LinkId, Result<bool, LinkError>)> {
+        if self.more || !self.happened.is_empty() {
+            return None;
+        }
+        self.disarm();
+        let links = &self.links;
+        let has_news =
+            |key: &&LinkKey| links[**key].open().is_some_and(|it| it.incoming.has_news());
+        let mut news = self.open.iter().filter(has_news);
+        match (news.next(), news.next()) {
+            (Some(&key), None) => Some((id(key), self.receive(id(key), sink))),
+            _ => None,
+        }
+    }
+
     fn receive<S: FrameSink>(&mut self, link: LinkId, sink: &mut S) -> Result<bool, LinkError> {
         let key = key(link);
         let Some(link) = self.links.get_mut(key) else {

@@ -274,7 +274,8 @@ impl Host {
         };
         let bytes = payload(name, number, len as usize);
         let app = AppHeader::try_from(&number.to_le_bytes()[..]).expect("8 bytes fit");
-        let small = copied && !synchronous && bytes.len() <= SMALL_BYTES && number % 2 == 0;
+        let small =
+            copied && !synchronous && bytes.len() <= SMALL_BYTES && number.is_multiple_of(2);
         if small && self.send_at_once(now, at, &app, Copied::Small(&bytes), checker) {
             if !self.zombie {
                 checker.sent(name);

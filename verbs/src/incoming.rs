@@ -63,8 +63,12 @@ impl Incoming {
         sink: &mut S,
     ) -> Result<(), LinkError> {
         while !records.is_empty() {
+            if let Expect::Record = self.expect {
+                self.record(link, &mut records, places, named, sink)?;
+                continue;
+            }
             match std::mem::take(&mut self.expect) {
-                Expect::Record => self.record(link, &mut records, places, named, sink)?,
+                Expect::Record => {}
                 Expect::Whole {
                     header,
                     app,

@@ -55,9 +55,6 @@ pub(crate) struct Engine {
     clock: Clock,
     /// When to look at the protocol's deadlines again, at the latest.
     deadlines_at: Time,
-    /// When `drive` looked at the clock last, and how often it has done without since.
-    looked: Time,
-    turns_at_once: u32,
     /// Kept for its memory.
     happened: Vec<LinkEvent>,
 }
@@ -68,16 +65,28 @@ const ENCRYPTION_LABEL: &str = "tcp-encryption";
 const KEYS_DIFFER: &str = "it does not have this port's key";
 /// Time between two looks at the protocol's deadlines while the port is busy; they are all longer.
 const DEADLINES_EVERY: Duration = Duration::from_millis(1);
-/// How often in a row one link is read before there is a look at everything.
-const TURNS_AT_ONCE: u32 = 16;
 
 /// The port's monotonic clock.
-struct Clock(Instant);
+struct Clock {
+    began: u64,
+}
 
 impl Clock {
-    fn now(&self) -> Time {
-        Time(self.0.elapsed().as_nanos() as u64)
+    fn start() -> Clock {
+        Clock {
+            began: nanoseconds(),
+        }
     }
+
+    fn now(&self) -> Time {
+        Time(nanoseconds() - self.began)
+    }
+}
+
+/// Of the system's monotonic clock. [`Instant`] takes twice as long to say it.
+fn nanoseconds() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// What is not protocol in an engine: fixed by the configuration.
@@ -107,10 +116,8 @@ impl Engine {
             improvable: BTreeMap::new(),
             dialled: HashMap::new(),
             next_send: 0,
-            clock: Clock(Instant::now()),
+            clock: Clock::start(),
             deadlines_at: Time(0),
-            looked: Time(0),
-            turns_at_once: 0,
             happened: Vec::new(),
         }
     }
@@ -162,11 +169,12 @@ impl Engine {
     /// Does all that can be done now. Returns whether anything happened that a thread may be
     /// waiting for.
     pub fn drive(&mut self) -> bool {
-        if let Some(news) = self.drive_at_once() {
+        let now = self.clock.now();
+        if now < self.deadlines_at
+            && let Some(news) = self.drive_at_once(now)
+        {
             return news;
         }
-        let now = self.clock.now();
-        (self.looked, self.turns_at_once) = (now, 0);
         let Some(transports) = &mut self.transports else {
             return false;
         };
@@ -187,17 +195,12 @@ impl Engine {
         self.settle() || news
     }
 
-    /// What `drive` does when all there is to do is to read one link. Everything else, the clock too, has
-    /// its turn from time to time.
-    fn drive_at_once(&mut self) -> Option<bool> {
-        if self.turns_at_once == TURNS_AT_ONCE {
-            return None;
-        }
-        let now = self.looked;
+    /// What `drive` does when all there is to do is to read one link. Everything else has its turn with
+    /// the deadlines.
+    fn drive_at_once(&mut self, now: Time) -> Option<bool> {
         let (transports, mut receiver) = self.receiver(now)?;
         let (link, received) = transports.receive_at_once(&mut receiver)?;
         let news = receiver.news;
-        self.turns_at_once += 1;
         let news = self.received(now, link, received) || news;
         Some(self.settle() || news)
     }

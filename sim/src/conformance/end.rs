@@ -194,7 +194,7 @@ impl FrameSink for Record {
     /// Takes every other one so.
     fn at_once(&mut self, link: LinkId, header: &FrameHeader, app: &[u8], body: &[u8]) -> bool {
         let usual = header.kind == FrameKind::Eager as u8 && self.refuses.is_none();
-        if !usual || header.seq.get() % 2 == 0 || self.silent.contains(&link) {
+        if !usual || header.seq.get().is_multiple_of(2) || self.silent.contains(&link) {
             return false;
         }
         let app = AppHeader::try_from(app).expect("its length was checked");

@@ -34,6 +34,15 @@ unsafe impl Send for CompletionQueue {}
 // SAFETY: see above.
 unsafe impl Sync for CompletionQueue {}
 
+/// Where completions are put that are taken together.
+pub(crate) struct Room([MaybeUninit<ibv_wc>; COMPLETIONS]);
+
+impl Room {
+    pub fn new() -> Room {
+        Room([const { MaybeUninit::uninit() }; COMPLETIONS])
+    }
+}
+
 /// One work request is done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Completion {
@@ -116,19 +125,17 @@ impl CompletionQueue {
         Ok(())
     }
 
-    /// Takes completions, as many as fit into `taken` beyond what is in it. Returns how many.
-    pub fn poll(&self, taken: &mut Vec<Completion>) -> usize {
-        let mut found = [const { MaybeUninit::<ibv_wc>::uninit() }; COMPLETIONS];
+    /// Takes completions, as many as there is room for.
+    pub fn poll<'a>(&self, room: &'a mut Room) -> impl ExactSizeIterator<Item = Completion> + 'a {
         // SAFETY: the queue is there, and the array has so many places.
         let count =
-            unsafe { ibv_poll_cq(self.raw(), COMPLETIONS as i32, found.as_mut_ptr().cast()) };
+            unsafe { ibv_poll_cq(self.raw(), COMPLETIONS as i32, room.0.as_mut_ptr().cast()) };
         // A negative count is a queue that has failed; an event says so as well.
         let count = usize::try_from(count).unwrap_or(0).min(COMPLETIONS);
-        taken.extend(found[..count].iter().map(|found| {
+        room.0[..count].iter().map(|found| {
             // SAFETY: the first `count` were written.
             read(unsafe { found.assume_init_ref() })
-        }));
-        count
+        })
     }
 
     /// Asks for an event with the next completion.
@@ -185,6 +192,7 @@ impl CompletionQueue {
 /// Events that are acknowledged together.
 const ACKNOWLEDGE_EVERY: u32 = 64;
 
+#[inline]
 fn read(found: &ibv_wc) -> Completion {
     let received = found.wr_id & RECEIVE != 0;
     let outcome = match (found.status, received) {

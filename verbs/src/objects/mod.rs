@@ -25,7 +25,7 @@ mod pair;
 mod receive;
 mod request;
 
-pub(crate) use completion::{Completion, CompletionQueue, Outcome};
+pub(crate) use completion::{Completion, CompletionQueue, Outcome, Room};
 pub(crate) use context::{AsyncEvent, Context, DeviceLimits, Domain, PortState};
 pub(crate) use memory::{Region, SendPool, UserMemory};
 pub(crate) use pair::{Path, QueuePair};

@@ -4,10 +4,9 @@ use meander_core::transport::{LinkError, LinkEvent};
 use meander_core::wire::Violation;
 
 use super::{LinkKey, VerbsTransport, id};
-use crate::credits::Overrun;
 use crate::limits;
 use crate::link::{Link, Stage};
-use crate::objects::{Arrived, Completion, Outcome};
+use crate::objects::{Arrived, Completion, Outcome, Room};
 use crate::packet::Prefix;
 
 impl VerbsTransport {
@@ -15,12 +14,12 @@ impl VerbsTransport {
     pub(super) fn take_completions(&mut self) -> usize {
         let mut all = 0;
         loop {
-            let mut taken = std::mem::take(&mut self.taken);
-            let count = self.completions.poll(&mut taken);
-            for completion in taken.drain(..) {
+            let mut room = Room::new();
+            let taken = self.completions.poll(&mut room);
+            let count = taken.len();
+            for completion in taken {
                 self.completed(completion);
             }
-            self.taken = taken;
             all += count;
             if count < limits::COMPLETIONS || all >= limits::COMPLETIONS_PER_POLL {
                 return all;
@@ -72,18 +71,13 @@ impl VerbsTransport {
         let Some(link) = self.links.get_mut(key) else {
             return self.receives.give_back(arrived);
         };
-        let parsed = Prefix::parse(self.receives.bytes(&arrived));
-        let parsed = parsed.map(|(prefix, _)| prefix).and_then(|prefix| {
-            // Who overruns its credits breaks the protocol. [R62]
-            let taken = link.credits.received(prefix.credits);
-            taken
-                .map_err(|Overrun| LinkError::from(Violation::Window))
-                .map(|()| prefix)
-        });
+        let parsed = Prefix::parse(self.receives.bytes(&arrived)).map(|(prefix, _)| prefix);
         let prefix = match parsed {
-            Ok(prefix) => prefix,
-            Err(error) => {
+            // Who overruns its credits breaks the protocol. [R62]
+            Ok(prefix) if link.credits.received(prefix.credits).is_ok() => prefix,
+            parsed => {
                 self.receives.give_back(arrived);
+                let error = parsed.err().unwrap_or(Violation::Window.into());
                 return self.end(key, error);
             }
         };
@@ -93,6 +87,7 @@ impl VerbsTransport {
         } else {
             link.inbox.push_back(arrived);
         }
+        let scarce = link.credits.is_scarce();
         // It may be faster than the word that the peer is ready.
         if matches!(link.stage, Stage::Answered) {
             self.opened(key);
@@ -103,7 +98,9 @@ impl VerbsTransport {
             self.tell_credits(key);
         }
         self.unblock(key, prefix.credits > 0);
-        self.grow(key);
+        if scarce {
+            self.grow(key);
+        }
     }
 
     fn sent(&mut self, key: LinkKey, request: u64) {
@@ -145,8 +142,7 @@ impl VerbsTransport {
             return;
         };
         let promised = link.credits.promised();
-        if !link.credits.is_scarce() || promised >= limits::BUSY_CREDITS || self.receives.is_tight()
-        {
+        if promised >= limits::BUSY_CREDITS || self.receives.is_tight() {
             return;
         }
         let more = promised.min(limits::BUSY_CREDITS - promised);

@@ -30,9 +30,7 @@ use self::registered::Registered;
 use crate::card::{Contents, VERSION};
 use crate::device::{Chosen, ETHERNET, choose};
 use crate::link::Link;
-use crate::objects::{
-    AsyncEvent, Chain, Completion, CompletionQueue, Domain, ReceivePool, SendPool,
-};
+use crate::objects::{AsyncEvent, Chain, CompletionQueue, Domain, ReceivePool, SendPool};
 use crate::{Counters, OpenError, VerbsConfig, limits, socket};
 
 new_key_type! {
@@ -73,7 +71,6 @@ pub struct VerbsTransport {
     /// Somebody may have slept since the last look at descriptors.
     slept: bool,
     polls: u32,
-    taken: Vec<Completion>,
     counters: Counters,
 }
 
@@ -154,7 +151,6 @@ impl VerbsTransport {
             armed: false,
             slept: false,
             polls: 0,
-            taken: Vec::new(),
             counters: Counters::default(),
         })
     }
