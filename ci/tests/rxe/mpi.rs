@@ -213,6 +213,9 @@ pub fn frozen_packets_thaw(site: &Site) -> Result<()> {
 }
 
 /// From verbs to TCP and back, in mid-stream, by moves alone.
+///
+/// No scenario removes a device that is in use: rdma_rxe of Linux 6.12 has no `disassociate_ucontext`, so
+/// that `rdma link delete` tells nobody and waits until every process has closed the device.
 pub fn to_a_node_without_rdma_and_back(site: &Site) -> Result<()> {
     site.run("c", &["rdma", "link", "delete", "rxe0"])?;
     let job = start_steady(site, "without", None, &["--bytes", LARGE_BYTES])?;
