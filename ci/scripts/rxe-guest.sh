@@ -44,6 +44,8 @@ install -m 0644 /run/rxe/cluster.toml /etc/meander/cluster.toml
 install -m 0600 /run/rxe/cluster.key /etc/meander/cluster.key
 install -m 0600 /run/rxe/key.pub /root/.ssh/authorized_keys
 chmod 0700 /root /root/.ssh
+# Every bash that ssh starts reads it, and the host's may take seconds here.
+: >/root/.bashrc
 dropbear -F -E -s -r /run/rxe/host-key &
 server=$!
 while kill -0 $server 2>/dev/null; do wait; done

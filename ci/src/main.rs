@@ -173,7 +173,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 fn run_rxe(name: &str, host: bool, command: RxeCommands) -> Result<()> {
     ensure!(
         !host || matches!(command, RxeCommands::Compare { .. }),
-        "--host is for `rxe compare`: the other commands want machines of their own"
+        "--host is for `rxe compare` and `cargo xtask rxe --host test`: the other commands want machines of their own"
     );
     match command {
         RxeCommands::Up { nodes } => {

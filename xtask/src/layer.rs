@@ -252,6 +252,8 @@ const SCENARIOS: &[&str] = &[
 ];
 /// The scenarios in `ci/tests/rxe`, a harness of their own.
 const RXE: &[&str] = &["test", "--package", "meander-lab", "--test", "rxe"];
+/// Has them run on this machine's own kernel, which must have soft-RoCE.
+pub const RXE_ON_HOST: (&str, &str) = ("MEANDER_RXE_SITE", "host");
 /// Names the programs of `verbs`' own tests that a machine with a device is to run.
 const DEVICE_TESTS_VARIABLE: &str = "MEANDER_DEVICE_TESTS";
 

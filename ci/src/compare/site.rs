@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::tools::Ends;
 use crate::artifacts::Artifacts;
-use crate::rxe::Rxe;
 use crate::rxe::host::{self, HostDevice};
+use crate::rxe::{self, Rxe};
 
 /// The machine that serves, and the one that measures.
 pub const SERVER: &str = "a";
@@ -63,8 +63,8 @@ impl Site {
     pub fn ends<'a>(&'a self, transport: &'a str) -> Ends<'a> {
         match self {
             Site::Machines(_) => Ends {
-                device: "rxe0",
-                gid_index: "1",
+                device: rxe::DEVICE,
+                gid_index: rxe::GID_INDEX,
                 rdma_address: "10.78.1.1",
                 address: "10.78.2.1",
                 client_address: "10.78.2.2",

@@ -10,6 +10,8 @@
 pub mod host;
 pub mod hub;
 mod machine;
+mod shared;
+mod site;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,18 +19,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use self::machine::Machine;
+pub use self::shared::Shared;
+pub use self::site::{FILES_DIR, Site};
 use crate::artifacts::{Artifacts, source_root};
 use crate::state::{Incarnation, check_name, wait_until};
 
 /// Where every rxe lab of this machine has its directory.
 pub const LABS_DIR: &str = "/run/meander-rxe";
+/// The RDMA device of every machine, and the index of its RoCE v2 address for IPv4.
+pub(crate) const DEVICE: &str = "rxe0";
+pub(crate) const GID_INDEX: &str = "1";
 /// Most machines of a lab: each takes memory and a good part of a processor.
 pub const MACHINES_MAX: usize = 8;
 /// How long a machine may take to boot on a busy host.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// How long the emulator may take to end when its machine has crashed.
+const CRASH_LIMIT: Duration = Duration::from_secs(30);
 /// The script that makes kernel, modules and initramfs.
 const KERNEL_SCRIPT: &str = "ci/kernel-tree.sh";
 /// The remote shell for `mpirun`, on the machines.
@@ -124,23 +133,16 @@ impl Rxe {
 
     /// Runs a command on a node and gives what it printed; a failure says what that was.
     pub fn run(&self, node: &str, words: &[&str]) -> Result<String> {
-        let output = self.command(node, words)?.stdin(Stdio::null()).output()?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !output.status.success() {
-            let errors = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "{} on {node}: {}\n{text}{errors}",
-                words.join(" "),
-                output.status
-            );
-        }
-        Ok(text)
+        site::output(node, words, self.command(node, words)?)
     }
 
-    /// The last words of a machine that has ended by itself, where one has: its kernel crashed.
+    /// The last words of a machine that has ended by itself, where one has: its kernel crashed. Its
+    /// emulator takes a moment to end after that, so that each machine ends or answers first.
     pub fn crashed(&self) -> Option<String> {
-        let mut ended = self.machines.iter().filter_map(Machine::last_words);
-        ended.next()
+        self.machines.iter().find_map(|machine| {
+            let answered = wait_until("a machine to answer", CRASH_LIMIT, || machine.answers());
+            answered.ok()?.err().map(|words| words.to_string())
+        })
     }
 
     /// Starts an agent on every machine, and waits until each answers. Its log there is

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use meander_lab::{Rxe, artifacts};
+use meander_lab::artifacts;
+use meander_lab::rxe::Site;
 
 use crate::support::{Job, Started};
 
@@ -33,38 +34,38 @@ fn text(path: PathBuf) -> Result<String> {
 }
 
 fn start_steady<'a>(
-    lab: &'a Rxe,
+    site: &'a Site,
     name: &str,
     transports: Option<&str>,
     options: &[&str],
 ) -> Result<Job<'a>> {
-    lab.run("a", &["rm", "-f", STOP])?;
+    site.run("a", &["rm", "-f", STOP])?;
     let words = steady(options)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Job::start(lab, name, transports, &words)
+    Job::start(site, name, transports, &words)
 }
 
 /// Ends it, and has it say that all it received was right.
-fn end_steady(lab: &Rxe, job: Job<'_>) -> Result<()> {
-    lab.run("a", &["touch", STOP])?;
+fn end_steady(site: &Site, job: Job<'_>) -> Result<()> {
+    site.run("a", &["touch", STOP])?;
     let said = job.output()?;
     ensure!(said.contains("steady: ok"), "{said}");
     Ok(())
 }
 
 /// Zero-copy traffic is in flight all the time.
-pub fn large_messages_through_moves(lab: &Rxe) -> Result<()> {
-    let job = start_steady(lab, "large", Some("verbs"), &["--bytes", LARGE_BYTES])?;
+pub fn large_messages_through_moves(site: &Site) -> Result<()> {
+    let job = start_steady(site, "large", Some("verbs"), &["--bytes", LARGE_BYTES])?;
     job.wait_linked_by("verbs", 0)?;
     for to in ["c", "b"] {
         let before = job.linked_by("verbs");
         job.migrate(to)?;
         job.wait_linked_by("verbs", before)?;
     }
-    end_steady(lab, job)
+    end_steady(site, job)
 }
 
-pub fn netpipe_through_a_move(lab: &Rxe) -> Result<()> {
+pub fn netpipe_through_a_move(site: &Site) -> Result<()> {
     let program = [
         "NPopenmpi",
         "-i",
@@ -75,7 +76,7 @@ pub fn netpipe_through_a_move(lab: &Rxe) -> Result<()> {
         "-o",
         "/run/rxe/np.out",
     ];
-    let job = Job::start(lab, "netpipe", Some("verbs"), &program)?;
+    let job = Job::start(site, "netpipe", Some("verbs"), &program)?;
     job.migrate("c")?;
     ensure!(job.linked_by("verbs") > 0, "it was not over verbs");
     let mut errors = String::new();
@@ -92,12 +93,12 @@ pub fn netpipe_through_a_move(lab: &Rxe) -> Result<()> {
     Ok(())
 }
 
-pub fn heat2d_through_a_move(lab: &Rxe) -> Result<()> {
+pub fn heat2d_through_a_move(site: &Site) -> Result<()> {
     let program = text(artifacts::example("heat2d")?)?;
     let words = [program.as_str(), "128", HEAT2D_STEPS];
-    let native = lab.mpirun(&["a", "b"], false, &[], &words)?;
+    let native = site.mpirun(&["a", "b"], false, &[], &words)?;
     let native = Started::new("heat2d-native", native)?.output()?;
-    let job = Job::start(lab, "heat2d", Some("verbs"), &words)?;
+    let job = Job::start(site, "heat2d", Some("verbs"), &words)?;
     job.migrate("c")?;
     let ours = job.output()?;
     let sum = |said: &str| -> Option<String> {
@@ -112,7 +113,7 @@ pub fn heat2d_through_a_move(lab: &Rxe) -> Result<()> {
 }
 
 /// HPC Challenge on two ranks: natively, and over verbs with a move in its middle.
-pub fn hpcc_through_a_move(lab: &Rxe) -> Result<()> {
+pub fn hpcc_through_a_move(site: &Site) -> Result<()> {
     let input = include_str!("../../programs/hpccinf.txt");
     let lines: Vec<String> = input
         .lines()
@@ -129,13 +130,13 @@ pub fn hpcc_through_a_move(lab: &Rxe) -> Result<()> {
     let script =
         format!("mkdir -p /run/rxe/hpcc && cat > /run/rxe/hpcc/hpccinf.txt <<'END'\n{input}END\n");
     for node in ["a", "b", "c"] {
-        lab.run(node, &["sh", "-c", &script])?;
+        site.run(node, &["sh", "-c", &script])?;
     }
     let words = ["sh", "-c", "cd /run/rxe/hpcc && exec hpcc"];
     let results = "/run/rxe/hpcc/hpccoutf.txt";
     let check = || -> Result<()> {
-        let said = lab.run("a", &["cat", results])?;
-        lab.run("a", &["rm", results])?;
+        let said = site.run("a", &["cat", results])?;
+        site.run("a", &["rm", results])?;
         ensure!(
             said.contains("Success=1") && !said.contains("FAILED"),
             "{said}"
@@ -147,12 +148,12 @@ pub fn hpcc_through_a_move(lab: &Rxe) -> Result<()> {
         Ok(())
     };
     let start = Instant::now();
-    let native = lab.mpirun(&["a", "b"], false, &[], &words)?;
+    let native = site.mpirun(&["a", "b"], false, &[], &words)?;
     Started::new("hpcc-native", native)?.output()?;
     let native = start.elapsed();
     check()?;
     let start = Instant::now();
-    let job = Job::start(lab, "hpcc", Some("verbs"), &words)?;
+    let job = Job::start(site, "hpcc", Some("verbs"), &words)?;
     job.migrate("c")?;
     job.output()?;
     check()?;
@@ -166,29 +167,29 @@ pub fn hpcc_through_a_move(lab: &Rxe) -> Result<()> {
 }
 
 /// The streams go on over the other network, and back when the cable is.
-pub fn cable_pulled_and_put_back(lab: &Rxe) -> Result<()> {
-    let job = start_steady(lab, "cable", Some("verbs,tcp"), &["--bytes", LARGE_BYTES])?;
+pub fn cable_pulled_and_put_back(site: &Site) -> Result<()> {
+    let job = start_steady(site, "cable", Some("verbs,tcp"), &["--bytes", LARGE_BYTES])?;
     job.wait_linked_by("verbs", 0)?;
     let before = job.linked_by("tcp");
-    set_cable(lab, "down")?;
+    set_cable(site, "down")?;
     let fallen_back = job.wait_linked_by("tcp", before);
     let before = job.linked_by("verbs");
     std::thread::sleep(Duration::from_secs(2));
-    set_cable(lab, "up")?;
+    set_cable(site, "up")?;
     fallen_back?;
     job.wait_linked_by("verbs", before)?;
-    end_steady(lab, job)
+    end_steady(site, job)
 }
 
-fn set_cable(lab: &Rxe, state: &str) -> Result<()> {
-    lab.run("b", &["ip", "link", "set", "rdma0", state])
+fn set_cable(site: &Site, state: &str) -> Result<()> {
+    site.run("b", &["ip", "link", "set", "rdma0", state])
         .map(drop)
 }
 
 /// Packets freeze on their way, while the streams resume over the other network, and thaw when what
 /// they were meant for has gone: they must not touch anything.
-pub fn frozen_packets_thaw(lab: &Rxe) -> Result<()> {
-    let job = start_steady(lab, "frozen", Some("verbs,tcp"), &["--bytes", LARGE_BYTES])?;
+pub fn frozen_packets_thaw(site: &Site) -> Result<()> {
+    let job = start_steady(site, "frozen", Some("verbs,tcp"), &["--bytes", LARGE_BYTES])?;
     job.wait_linked_by("verbs", 0)?;
     let before = job.linked_by("tcp");
     let freeze = format!("delay {}s limit 100000", FROZEN.as_secs());
@@ -197,36 +198,39 @@ pub fn frozen_packets_thaw(lab: &Rxe) -> Result<()> {
         .chain(freeze.split(' '))
         .collect();
     for node in ["a", "b"] {
-        lab.run(node, &freeze)?;
+        site.run(node, &freeze)?;
     }
     let resumed = job.wait_linked_by("tcp", before);
     // Every packet that was on its way arrives now, at the latest.
     std::thread::sleep(FROZEN);
     let before = job.linked_by("verbs");
     for node in ["a", "b"] {
-        lab.run(node, &["tc", "qdisc", "del", "dev", "rdma0", "root"])?;
+        site.run(node, &["tc", "qdisc", "del", "dev", "rdma0", "root"])?;
     }
     resumed?;
     job.wait_linked_by("verbs", before)?;
-    end_steady(lab, job)
+    end_steady(site, job)
 }
 
 /// From verbs to TCP and back, in mid-stream, by moves alone.
-pub fn to_a_node_without_rdma_and_back(lab: &Rxe) -> Result<()> {
-    lab.run("c", &["rdma", "link", "delete", "rxe0"])?;
-    let job = start_steady(lab, "without", None, &["--bytes", LARGE_BYTES])?;
+///
+/// No scenario removes a device that is in use: rdma_rxe of Linux 6.12 has no `disassociate_ucontext`, so
+/// that `rdma link delete` tells nobody and waits until every process has closed the device.
+pub fn to_a_node_without_rdma_and_back(site: &Site) -> Result<()> {
+    site.run("c", &["rdma", "link", "delete", "rxe0"])?;
+    let job = start_steady(site, "without", None, &["--bytes", LARGE_BYTES])?;
     job.wait_linked_by("verbs", 0)?;
     for (to, by) in [("c", "tcp"), ("b", "verbs")] {
         let before = job.linked_by(by);
         job.migrate(to)?;
         job.wait_linked_by(by, before)?;
     }
-    let restored = lab.run(
+    let restored = site.run(
         "c",
         &[
             "rdma", "link", "add", "rxe0", "type", "rxe", "netdev", "rdma0",
         ],
     );
-    end_steady(lab, job)?;
+    end_steady(site, job)?;
     restored.map(drop)
 }

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use meander_lab::Rxe;
 use meander_lab::artifacts::target_dir;
+use meander_lab::rxe::Site;
 use meander_lab::state::wait_until;
 
 /// Everything is slow in emulation, the more on a busy host.
@@ -58,14 +58,14 @@ impl Drop for Started {
 
 /// A job of two ranks, on a and b, that says by what its ranks are linked.
 pub struct Job<'a> {
-    lab: &'a Rxe,
+    site: &'a Site,
     running: Started,
 }
 
 impl<'a> Job<'a> {
     /// Starts it under the shim, with these transports; `None` leaves the choice to the ranks.
     pub fn start(
-        lab: &'a Rxe,
+        site: &'a Site,
         name: &str,
         transports: Option<&str>,
         program: &[&str],
@@ -73,9 +73,9 @@ impl<'a> Job<'a> {
         let transports = transports.map(|names| format!("MEANDER_TRANSPORT={names}"));
         let mut options = vec!["-x", "MEANDER_LOG=info"];
         options.extend(transports.iter().flat_map(|it| ["-x", it]));
-        let command = lab.mpirun(&["a", "b"], true, &options, program)?;
+        let command = site.mpirun(&["a", "b"], true, &options, program)?;
         let running = Started::new(name, command)?;
-        let job = Job { lab, running };
+        let job = Job { site, running };
         wait_until("both ranks to be listed", PATIENCE, || job.nodes().ok())
             .with_context(|| job.running.errors())?;
         Ok(job)
@@ -83,7 +83,7 @@ impl<'a> Job<'a> {
 
     /// The nodes of rank 0 and 1.
     pub fn nodes(&self) -> Result<Vec<String>> {
-        let text = self.lab.run("a", &["meander", "ps", "--json"])?;
+        let text = self.site.run("a", &["meander", "ps", "--json"])?;
         let places = meander_lab::meander::places(text.as_bytes())?;
         ensure!(places.len() == 2, "{} ranks are listed", places.len());
         Ok(places.into_iter().map(|it| it.node).collect())
@@ -91,11 +91,11 @@ impl<'a> Job<'a> {
 
     /// Moves rank 1.
     pub fn migrate(&self, to: &str) -> Result<()> {
-        let text = self.lab.run("a", &["meander", "ps", "--json"])?;
+        let text = self.site.run("a", &["meander", "ps", "--json"])?;
         let places = meander_lab::meander::places(text.as_bytes())?;
         let rank = places.iter().find(|it| it.rank == 1).context("no rank 1")?;
         let rank = format!("{}/1", rank.job);
-        let moved = self.lab.run("a", &["meander", "migrate", &rank, to])?;
+        let moved = self.site.run("a", &["meander", "migrate", &rank, to])?;
         ensure!(moved.contains("downtime"), "{moved}");
         ensure!(self.nodes()?[1] == to, "rank 1 is not listed on {to}");
         Ok(())
