@@ -45,6 +45,11 @@ impl Contender {
         [raw, &[Contender::StreamPosted, Contender::Stream]].concat()
     }
 
+    /// Whether it is something that streams are compared with.
+    pub fn is_raw(self) -> bool {
+        !matches!(self, Contender::StreamPosted | Contender::Stream)
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Contender::RawSocket => "raw-socket",

@@ -15,6 +15,7 @@ mod output;
 mod peer;
 mod pin;
 mod remote;
+mod report;
 mod shared;
 mod sizes;
 mod survey;
@@ -50,6 +51,8 @@ enum Command {
     /// What the directory costs: a look-up and a move with many ports in it, and a move of a port
     /// with many peers.
     Directory(directory::Options),
+    /// Draws what was measured: one HTML page.
+    Report(report::Options),
     /// Be the other process of one measurement on another machine, then end.
     Serve(remote::ServeOptions),
     /// Sends messages from one port to another of this process, for an instruction counter.
@@ -72,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bidirectional(options) => survey::run(Measure::Bidirectional, &options),
         Command::Migrate(options) => migrate::run(&options),
         Command::Directory(options) => directory::run(&options),
+        Command::Report(options) => report::run(&options),
         Command::Serve(options) => remote::serve(&options),
         Command::Instructions(options) => instructions::run(&options),
         Command::Peer => peer::serve(),

@@ -80,3 +80,21 @@ fn a_sweep_as_a_table_and_as_csv() {
     let table = bench(&what);
     assert_eq!(table.lines().count(), 2 + 5 * 2, "{table}");
 }
+
+#[test]
+fn a_report_is_drawn_of_what_was_measured() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let (latency, moves, page) = (at("latency.json"), at("moves.json"), at("page.html"));
+    let tcp = ["--transport", "tcp", "--json"];
+    let sizes = ["latency", "--sizes", "8,64"];
+    let measured = bench(&[&sizes[..], &tcp, &BRIEF].concat());
+    std::fs::write(&latency, measured).expect("written");
+    let measured = bench(&[&["migrate"], &tcp[..], &BRIEF].concat());
+    std::fs::write(&moves, measured).expect("written");
+    bench(&["report", &latency, &moves, "--output", &page]);
+    let page = std::fs::read_to_string(&page).expect("a page");
+    // Raw, two streams and their tails; and the move.
+    assert_eq!(page.matches("<polyline").count(), 5 + 1);
+    assert!(!page.contains("NaN"));
+}
