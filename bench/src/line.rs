@@ -155,7 +155,7 @@ pub struct Idle {
     looks: u32,
 }
 
-/// Looks in vain, about a tenth of a millisecond, before the processor is offered to others.
+/// Looks in vain before the processor is offered to others: a tenth of a millisecond of memory, a few of a socket.
 const LOOKS: u32 = 4096;
 
 impl Idle {
