@@ -47,7 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
             Box::new(StreamPosted::new(near.clone(), far.id())),
             Box::new(StreamPosted::new(far.clone(), near.id())),
         ),
-        Contender::RawSocket => bail!("a raw socket is none of our code"),
+        raw => bail!("{} is none of our code", raw.name()),
     };
     let message = Arc::new(vec![1; options.size]);
     for _ in 0..WARM_UP {

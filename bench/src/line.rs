@@ -10,9 +10,11 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use meander::{
     Credit, EventHandler, MessageKey, Outgoing, Payload, Port, PortId, Posted, SendId, SendMode,
-    Sink, Source, Stream, StreamKey,
+    Sink, Source, Stream, StreamKey, TransportKind,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::measure::Measure;
 
 /// Who takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -20,6 +22,10 @@ use serde::{Deserialize, Serialize};
 pub enum Contender {
     /// A TCP socket that is read without blocking until there is something.
     RawSocket,
+    /// A ring of cache lines in shared memory.
+    RawRing,
+    /// Messages in shared memory that are copied once.
+    RawMemcpy,
     /// A stream as libraries use it: [`Port::post`] and [`Port::progress`].
     StreamPosted,
     /// A stream as programs use it: [`Stream::send`] and [`Stream::recv`].
@@ -27,15 +33,28 @@ pub enum Contender {
 }
 
 impl Contender {
-    pub const ALL: [Contender; 3] = [
-        Contender::RawSocket,
-        Contender::StreamPosted,
-        Contender::Stream,
-    ];
+    /// Who takes part where streams go by this transport; the first is what the others are compared with.
+    pub fn over(transport: TransportKind, measure: Measure) -> Vec<Contender> {
+        let raw: &[Contender] = match (transport, measure) {
+            (TransportKind::Shm, Measure::Latency | Measure::Rate) => &[Contender::RawRing],
+            (TransportKind::Shm, Measure::Bandwidth | Measure::Bidirectional) => {
+                &[Contender::RawMemcpy, Contender::RawRing]
+            }
+            _ => &[Contender::RawSocket],
+        };
+        [raw, &[Contender::StreamPosted, Contender::Stream]].concat()
+    }
+
+    /// Whether it is something that streams are compared with.
+    pub fn is_raw(self) -> bool {
+        !matches!(self, Contender::StreamPosted | Contender::Stream)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
             Contender::RawSocket => "raw-socket",
+            Contender::RawRing => "raw-ring",
+            Contender::RawMemcpy => "raw-memcpy",
             Contender::StreamPosted => "stream-posted",
             Contender::Stream => "stream",
         }
@@ -48,55 +67,145 @@ pub trait Line {
     fn send(&mut self, message: &Arc<Vec<u8>>) -> Result<()>;
     /// Receives a message of this many bytes.
     fn receive(&mut self, len: usize) -> Result<()>;
-}
-
-/// See [`Contender::RawSocket`].
-pub struct RawSocket {
-    socket: TcpStream,
-    place: Vec<u8>,
-}
-
-impl RawSocket {
-    pub fn new(socket: TcpStream) -> Result<RawSocket> {
-        socket.set_nodelay(true)?;
-        socket.set_nonblocking(true)?;
-        Ok(RawSocket {
-            socket,
-            place: Vec::new(),
-        })
+    /// Sends so many messages and receives as many, while the other process does the same.
+    fn exchange(&mut self, message: &Arc<Vec<u8>>, messages: usize) -> Result<()> {
+        for number in 0..messages + SENT_AHEAD {
+            if number < messages {
+                self.send(message)?;
+            }
+            if number >= SENT_AHEAD {
+                self.receive(message.len())?;
+            }
+        }
+        Ok(())
     }
 }
 
-impl Line for RawSocket {
+/// Messages of an exchange that are sent before the first is received.
+const SENT_AHEAD: usize = 4;
+
+/// Bytes to the other process and back; neither call waits, and 0 bytes is that it would have to.
+pub trait Pipe {
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    fn read_some(&mut self, place: &mut [u8]) -> io::Result<usize>;
+}
+
+/// A pipe with nothing around it, looked at again and again until there is something.
+pub struct Raw<P> {
+    pipe: P,
+    place: Vec<u8>,
+}
+
+impl<P: Pipe> Raw<P> {
+    pub fn new(pipe: P) -> Raw<P> {
+        Raw {
+            pipe,
+            place: Vec::new(),
+        }
+    }
+}
+
+impl<P: Pipe> Line for Raw<P> {
     fn send(&mut self, message: &Arc<Vec<u8>>) -> Result<()> {
-        let mut rest = &message[..];
-        while !rest.is_empty() {
-            let sent = spin(|| self.socket.write(rest))?;
-            rest = &rest[sent..];
+        let (mut sent, mut idle) = (0, Idle::default());
+        while sent < message.len() {
+            let written = self.pipe.write_some(&message[sent..])?;
+            sent += written;
+            idle.after(written);
         }
         Ok(())
     }
 
     fn receive(&mut self, len: usize) -> Result<()> {
         self.place.resize(len, 0);
-        let mut rest = &mut self.place[..];
-        while !rest.is_empty() {
-            let read = spin(|| self.socket.read(rest))?;
-            if read == 0 {
-                bail!("the other process has closed its socket");
+        let (mut received, mut idle) = (0, Idle::default());
+        while received < len {
+            let read = self.pipe.read_some(&mut self.place[received..])?;
+            received += read;
+            idle.after(read);
+        }
+        Ok(())
+    }
+
+    /// Neither direction waits for the other, however little the pipe holds.
+    fn exchange(&mut self, message: &Arc<Vec<u8>>, messages: usize) -> Result<()> {
+        let len = message.len();
+        self.place.resize(len, 0);
+        let (mut sent, mut received, mut idle) = (0, 0, Idle::default());
+        while sent < messages * len || received < messages * len {
+            let mut moved = 0;
+            if sent < messages * len {
+                moved += self.pipe.write_some(&message[sent % len..])?;
+                sent += moved;
             }
-            rest = &mut rest[read..];
+            if received < messages * len {
+                let read = self.pipe.read_some(&mut self.place[received % len..])?;
+                received += read;
+                moved += read;
+            }
+            idle.after(moved);
         }
         Ok(())
     }
 }
 
-fn spin(mut operation: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match operation() {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::hint::spin_loop(),
-            done => return done,
+/// Waits by looking again; where it takes long, others may need the processor.
+#[derive(Default)]
+pub struct Idle {
+    looks: u32,
+}
+
+/// Looks in vain before the processor is offered to others: a tenth of a millisecond of memory, a few of a socket.
+const LOOKS: u32 = 4096;
+
+impl Idle {
+    fn after(&mut self, moved: usize) {
+        if moved > 0 {
+            self.looks = 0;
+        } else {
+            self.again();
         }
+    }
+
+    /// Nothing has come yet.
+    pub fn again(&mut self) {
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOKS) {
+            std::thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+impl Raw<TcpStream> {
+    pub fn socket(socket: TcpStream) -> Result<Raw<TcpStream>> {
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        Ok(Raw::new(socket))
+    }
+}
+
+impl Pipe for TcpStream {
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        some(self.write(bytes))
+    }
+
+    fn read_some(&mut self, place: &mut [u8]) -> io::Result<usize> {
+        match some(self.read(place).map(Some))? {
+            Some(0) => Err(io::Error::new(
+                ErrorKind::UnexpectedEof,
+                "the other process has closed its socket",
+            )),
+            read => Ok(read.unwrap_or(0)),
+        }
+    }
+}
+
+fn some<T: Default>(done: io::Result<T>) -> io::Result<T> {
+    match done {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(T::default()),
+        done => done,
     }
 }
 

@@ -1,45 +1,87 @@
 //! Rounds, in which the contenders take turns.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use hdrhistogram::Histogram;
-use meander::{Config, Key, Port, VerbsCounters};
+use meander::{Config, Key, Port, TransportKind, VerbsCounters};
 use serde::{Deserialize, Serialize};
 
-use crate::line::{Contender, Line, RawSocket, StreamPosted};
-use crate::peer::{Invitation, Lines, Order, Round, SERVICE};
+use crate::line::{Contender, Line, StreamPosted};
+use crate::peer::{Invitation, Lines, Order, RawEnds, RawLines, Round, SERVICE, Succession};
+use crate::pin::{Pin, pin};
+use crate::shared::{Segment, Side};
+use crate::transport::Transport;
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measure {
     Latency,
     Bandwidth,
+    Rate,
+    Bidirectional,
 }
 
-/// The results at one size.
-#[derive(Serialize)]
+impl Measure {
+    pub fn unit(self) -> &'static str {
+        match self {
+            Measure::Latency => "microseconds, half round trip",
+            Measure::Bandwidth => "10^6 bytes a second",
+            Measure::Rate => "10^6 messages a second",
+            Measure::Bidirectional => "10^6 bytes a second, both directions together",
+        }
+    }
+
+    /// Sizes where nothing else is said.
+    pub fn usual_sizes(self) -> &'static [usize] {
+        match self {
+            Measure::Latency => &[1, 8, 64, 1024, 16_384, 65_536],
+            Measure::Rate => &[1, 8, 64, 512],
+            Measure::Bandwidth | Measure::Bidirectional => {
+                &[64, 1024, 16_384, 65_536, 1 << 20, 16 << 20]
+            }
+        }
+    }
+
+    /// A round's messages where nothing else is said: so many, or so many bytes.
+    fn usual_messages(self, size: usize) -> usize {
+        let (most, bytes) = match self {
+            Measure::Latency => (10_000, 64 << 20),
+            Measure::Bandwidth | Measure::Rate | Measure::Bidirectional => (100_000, 512 << 20),
+        };
+        (bytes / size.max(1)).clamp(MESSAGES_MIN, most)
+    }
+}
+
+/// The results at one size over one transport.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
+    /// By which streams went: `tcp`, `shm`, `verbs`.
+    pub transport: String,
     /// Bytes of a message.
     pub size: usize,
+    /// Of a round, those that warm up too.
     pub messages: usize,
     pub results: Vec<ContenderResult>,
 }
 
-/// One contender at one size: the median of its rounds.
-#[derive(Serialize)]
+/// One contender at one size: medians of its rounds.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct ContenderResult {
     pub contender: Contender,
-    /// Latency: the median of half the round trip, in microseconds. Bandwidth: 10^6 bytes a second.
+    /// In [`Measure::unit`]; of a latency, the median.
     pub value: f64,
-    /// Latency only: of 100 round trips, 99 were no longer than twice this.
+    /// Latency only: half of what 99 of 100 round trips took at most.
     pub p99: Option<f64>,
-    /// `value` as a multiple of the raw socket's.
+    /// Latency only: half of what 999 of 1000 took at most.
+    pub p999: Option<f64>,
+    /// `value` as a multiple of the first contender's, which is raw where both are on one machine.
     pub of_raw: f64,
     /// Every round's value.
     pub rounds: Vec<f64>,
@@ -49,7 +91,7 @@ pub struct ContenderResult {
 }
 
 /// What a message costs by verbs.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct PerMessage {
     /// Work requests for sending.
     pub send_requests: f64,
@@ -79,11 +121,24 @@ impl PerMessage {
     }
 }
 
+/// What one round gave: a median and its tail, or a value without one.
+#[derive(Clone, Copy)]
+pub struct Taken {
+    pub value: f64,
+    pub tail: Option<Tail>,
+}
+
+/// Percentiles 99 and 99.9.
+#[derive(Clone, Copy)]
+pub struct Tail {
+    pub p99: f64,
+    pub p999: f64,
+}
+
 /// What the rounds of one contender gave.
 struct Samples {
     contender: Contender,
-    rounds: Vec<f64>,
-    tails: Vec<f64>,
+    rounds: Vec<Taken>,
     counted: Vec<(VerbsCounters, VerbsCounters)>,
 }
 
@@ -95,52 +150,73 @@ pub struct Session {
     pub(crate) peer: Option<Child>,
     listener: TcpListener,
     port: Port,
+    transport: Option<Transport>,
+    pin: Pin,
+    /// Of the messages for which there is shared memory; `None` between machines.
+    bytes_max: Option<usize>,
+    segment: Option<Arc<Segment>>,
 }
 
-/// A round's messages where nothing else is said: so many, or so many bytes.
-const LATENCY_MESSAGES: usize = 10_000;
-const LATENCY_BYTES: usize = 64 << 20;
-const BANDWIDTH_MESSAGES: usize = 100_000;
-const BANDWIDTH_BYTES: usize = 512 << 20;
-/// The first of this many messages of a round are not counted.
+/// What is said of a session before it begins.
+#[derive(Clone, Copy)]
+pub struct Setting {
+    /// What the ports may use; what the environment says, if `None`.
+    pub transport: Option<Transport>,
+    pub pin: Pin,
+    /// The largest message.
+    pub bytes_max: usize,
+}
+
+/// A round has so many messages at least.
+const MESSAGES_MIN: usize = 8;
+/// One of so many messages warms up.
 const WARM_UP: usize = 10;
 
 impl Session {
     /// Starts the other process and connects every line.
-    pub fn start() -> Result<Session> {
+    pub fn start(setting: &Setting) -> Result<Session> {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
         let (peer, orders) = other_process("peer")?;
         let key = Key(secret);
         let local = Ipv4Addr::LOCALHOST.into();
-        let mut session = Session::invite(Box::new(orders), local, key, true)?;
+        let mut session = Session::invite(Box::new(orders), local, key, setting, true)?;
         session.peer = Some(peer);
         Ok(session)
     }
 
-    /// Connects every line with a process that takes orders, and reaches this one at an address; it
-    /// has the key, or is told.
+    /// Connects every line with a process that takes orders, and reaches this one at an address. It is a
+    /// child and is told the key, or has it, and runs on another machine.
     pub fn invite(
         mut orders: Box<dyn Write>,
         here: IpAddr,
         key: Key,
-        tell: bool,
+        setting: &Setting,
+        child: bool,
     ) -> Result<Session> {
-        let port = Port::open(Config::from_env(key.clone())?)?;
+        let port = Port::open(config(key.clone(), setting.transport)?)?;
+        pin(setting.pin.this())?;
         port.listen(SERVICE);
         let listener = TcpListener::bind((here, 0))?;
+        let bytes_max = child.then_some(setting.bytes_max);
+        let segment = bytes_max.map(Segment::make).transpose()?.map(Arc::new);
         let invitation = Invitation {
-            key: tell.then_some(key),
+            key: child.then_some(key),
             contact: port.contact(),
-            socket: listener.local_addr()?,
+            raw: RawEnds {
+                socket: listener.local_addr()?,
+                segment: segment.as_ref().map(|it| it.name()),
+            },
+            transport: setting.transport,
+            processor: setting.pin.other().filter(|_| child),
         };
         say(&mut orders, &invitation)?;
-        let stream = port.accept(Some(Duration::from_secs(20)))?;
+        let stream = port.accept(Some(CONNECT_LIMIT))?;
         let stream_posted = StreamPosted::new(port.clone(), stream.peer());
-        let raw_socket = RawSocket::new(listener.accept()?.0)?;
+        let raw = RawLines::new(listener.accept()?.0, segment.clone(), Side::Measuring)?;
         Ok(Session {
             lines: Lines {
-                raw_socket,
+                raw,
                 stream_posted,
                 stream,
             },
@@ -148,18 +224,46 @@ impl Session {
             peer: None,
             listener,
             port,
+            transport: setting.transport,
+            pin: setting.pin,
+            bytes_max,
+            segment,
         })
     }
 
-    /// Where the raw socket's other end connects.
-    pub fn socket(&self) -> Result<SocketAddr> {
-        Ok(self.listener.local_addr()?)
+    /// What the other process's successor is told of the session.
+    pub fn succession(
+        &mut self,
+        port: Vec<u8>,
+        size: usize,
+        messages: usize,
+    ) -> Result<Succession> {
+        // Numbers in the old one are the first process's.
+        self.segment = self.bytes_max.map(Segment::make).transpose()?.map(Arc::new);
+        Ok(Succession {
+            port,
+            raw: RawEnds {
+                socket: self.listener.local_addr()?,
+                segment: self.segment.as_ref().map(|it| it.name()),
+            },
+            transport: self.transport,
+            processor: self.pin.other(),
+            size,
+            messages,
+        })
     }
 
-    /// Takes the raw socket of another process that has connected to [`Session::socket`].
-    pub fn accept_socket(&mut self) -> Result<()> {
-        self.lines.raw_socket = RawSocket::new(self.listener.accept()?.0)?;
+    /// Takes the raw lines of a successor.
+    pub fn accept_raw(&mut self) -> Result<()> {
+        let socket = self.listener.accept()?.0;
+        self.lines.raw = RawLines::new(socket, self.segment.clone(), Side::Measuring)?;
         Ok(())
+    }
+
+    /// By what streams go.
+    pub fn transport(&self) -> Result<TransportKind> {
+        let linked = self.port.linked_by(self.lines.stream.peer());
+        linked.context("the other process's port is not linked")
     }
 
     /// Measures contenders at one size; the first is what the others are compared with.
@@ -172,61 +276,64 @@ impl Session {
         messages: Option<usize>,
     ) -> Result<Row> {
         let messages = messages
-            .unwrap_or_else(|| usual_messages(measure, size))
+            .unwrap_or_else(|| measure.usual_messages(size))
             .max(1);
         let samples = contenders.iter().map(|&contender| Samples {
             contender,
             rounds: Vec::new(),
-            tails: Vec::new(),
             counted: Vec::new(),
         });
         let mut samples: Vec<_> = samples.collect();
         for _ in 0..rounds {
             for sample in &mut samples {
                 let before = self.port.verbs_counters();
-                let (value, tail) = self.round(&Round {
-                    measure,
-                    contender: sample.contender,
-                    size,
-                    messages,
-                })?;
-                sample.rounds.push(value);
-                sample.tails.extend(tail);
+                let round = Round::new(measure, sample.contender, size, messages);
+                sample.rounds.push(self.round(&round)?);
                 let counted = before.zip(self.port.verbs_counters());
                 sample.counted.extend(counted);
             }
         }
-        let raw = median(&samples[0].rounds);
+        let raw = samples[0]
+            .median(|it| Some(it.value))
+            .context("no rounds")?;
         let results = samples.into_iter().map(|sample| {
-            let value = median(&sample.rounds);
-            let p99 = (!sample.tails.is_empty()).then(|| median(&sample.tails));
+            let value = sample.median(|it| Some(it.value)).unwrap_or(f64::NAN);
             ContenderResult {
                 contender: sample.contender,
                 value,
-                p99,
+                p99: sample.median(|it| Some(it.tail?.p99)),
+                p999: sample.median(|it| Some(it.tail?.p999)),
                 of_raw: value / raw,
-                rounds: sample.rounds,
+                rounds: sample.rounds.iter().map(|it| it.value).collect(),
                 per_message: PerMessage::of(&sample.counted, messages),
             }
         });
         Ok(Row {
+            transport: self.transport()?.to_string(),
             size,
             messages,
             results: results.collect(),
         })
     }
 
-    /// One contender's round: its value, and its 99th percentile.
-    pub fn round(&mut self, round: &Round) -> Result<(f64, Option<f64>)> {
+    /// One contender's round.
+    pub fn round(&mut self, round: &Round) -> Result<Taken> {
         say(&mut self.orders, &Order::Round(*round))?;
-        let line = self.lines.of(round.contender);
+        let line = self.lines.of(round.contender)?;
         let message = Arc::new(vec![0; round.size]);
         // The peer is there.
         line.receive(1)?;
-        match round.measure {
-            Measure::Latency => latency(line, &message, round.messages),
-            Measure::Bandwidth => Ok((bandwidth(line, &message, round.messages)?, None)),
+        if round.measure == Measure::Latency {
+            return latency(line, &message, round);
         }
+        let seconds = timed(line, &message, round)?;
+        let [_, messages] = round.parts();
+        let value = match round.measure {
+            Measure::Rate => messages as f64 / seconds / 1e6,
+            Measure::Bidirectional => (2 * messages * round.size) as f64 / seconds / 1e6,
+            _ => (messages * round.size) as f64 / seconds / 1e6,
+        };
+        Ok(Taken { value, tail: None })
     }
 
     /// Ends the other process.
@@ -239,41 +346,74 @@ impl Session {
     }
 }
 
-/// Median and 99th percentile of half the round trip, in microseconds.
-fn latency(
-    line: &mut dyn Line,
-    message: &Arc<Vec<u8>>,
-    messages: usize,
-) -> Result<(f64, Option<f64>)> {
+/// How long the other process may take to connect.
+const CONNECT_LIMIT: Duration = Duration::from_secs(20);
+
+impl Samples {
+    fn median(&self, of: impl Fn(&Taken) -> Option<f64>) -> Option<f64> {
+        let values: Vec<f64> = self.rounds.iter().filter_map(of).collect();
+        (!values.is_empty()).then(|| median(&values))
+    }
+}
+
+impl Round {
+    pub fn new(measure: Measure, contender: Contender, size: usize, messages: usize) -> Round {
+        Round {
+            measure,
+            contender,
+            size,
+            messages,
+            warm_up: messages / WARM_UP,
+        }
+    }
+}
+
+/// A port's configuration.
+pub fn config(key: Key, transport: Option<Transport>) -> Result<Config> {
+    let mut config = Config::from_env(key)?;
+    if let Some(transport) = transport {
+        config.transports = Some(vec![transport.kind()]);
+    }
+    Ok(config)
+}
+
+/// Median and tail of half the round trip, in microseconds.
+fn latency(line: &mut dyn Line, message: &Arc<Vec<u8>>, round: &Round) -> Result<Taken> {
     let mut times = Histogram::<u64>::new(3)?;
-    for number in 0..messages {
+    for number in 0..round.messages {
         let start = Instant::now();
         line.send(message)?;
         line.receive(message.len())?;
-        if number >= messages / WARM_UP {
+        if number >= round.warm_up {
             times.record(start.elapsed().as_nanos() as u64)?;
         }
     }
     let half = |quantile| times.value_at_quantile(quantile) as f64 / 2e3;
-    Ok((half(0.5), Some(half(0.99))))
-}
-
-/// Megabytes a second, until the peer has said that it has everything.
-fn bandwidth(line: &mut dyn Line, message: &Arc<Vec<u8>>, messages: usize) -> Result<f64> {
-    let start = Instant::now();
-    for _ in 0..messages {
-        line.send(message)?;
-    }
-    line.receive(1)?;
-    Ok((messages * message.len()) as f64 / start.elapsed().as_secs_f64() / 1e6)
-}
-
-fn usual_messages(measure: Measure, size: usize) -> usize {
-    let (most, bytes) = match measure {
-        Measure::Latency => (LATENCY_MESSAGES, LATENCY_BYTES),
-        Measure::Bandwidth => (BANDWIDTH_MESSAGES, BANDWIDTH_BYTES),
+    let tail = Tail {
+        p99: half(0.99),
+        p999: half(0.999),
     };
-    (bytes / size.max(1)).clamp(8, most)
+    Ok(Taken {
+        value: half(0.5),
+        tail: Some(tail),
+    })
+}
+
+/// Seconds until the messages after the warm-up are with the peer, and its own here where it sends too.
+fn timed(line: &mut dyn Line, message: &Arc<Vec<u8>>, round: &Round) -> Result<f64> {
+    let mut start = Instant::now();
+    for part in round.parts() {
+        start = Instant::now();
+        if round.measure == Measure::Bidirectional {
+            line.exchange(message, part)?;
+        } else {
+            for _ in 0..part {
+                line.send(message)?;
+            }
+            line.receive(1)?;
+        }
+    }
+    Ok(start.elapsed().as_secs_f64())
 }
 
 /// Starts this program as another process of a measurement; gives its input too.

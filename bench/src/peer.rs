@@ -6,12 +6,15 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use meander::{Config, Contact, Key, Port};
+use meander::{Contact, Key, Port};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::line::{Contender, Line, RawSocket, StreamPosted};
-use crate::measure::Measure;
+use crate::line::{Contender, Line, Raw, StreamPosted};
+use crate::measure::{Measure, config};
+use crate::pin::pin;
+use crate::shared::{Copied, Ring, Segment, SegmentName, Side};
+use crate::transport::Transport;
 
 /// What the peer needs to reach the measuring process: the first line of its input, in JSON.
 #[derive(Serialize, Deserialize)]
@@ -19,7 +22,19 @@ pub struct Invitation {
     /// Not told over a network: there, both have it already.
     pub key: Option<Key>,
     pub contact: Contact,
+    pub raw: RawEnds,
+    /// What its port may use, where the environment does not say.
+    pub transport: Option<Transport>,
+    /// The processor it stays on.
+    pub processor: Option<usize>,
+}
+
+/// Where the other ends of the raw lines are.
+#[derive(Serialize, Deserialize)]
+pub struct RawEnds {
     pub socket: SocketAddr,
+    /// Only of a process on the same machine.
+    pub segment: Option<SegmentName>,
 }
 
 /// What a successor needs: its input's first line.
@@ -27,7 +42,9 @@ pub struct Invitation {
 pub struct Succession {
     /// The suspended port.
     pub port: Vec<u8>,
-    pub socket: SocketAddr,
+    pub raw: RawEnds,
+    pub transport: Option<Transport>,
+    pub processor: Option<usize>,
     /// How many messages it sends back on the port's stream before it looks for orders.
     pub size: usize,
     pub messages: usize,
@@ -49,6 +66,15 @@ pub struct Round {
     pub contender: Contender,
     pub size: usize,
     pub messages: usize,
+    /// So many messages go before those that are timed, or are the first of them.
+    pub warm_up: usize,
+}
+
+impl Round {
+    /// The messages that warm up, and those that are timed.
+    pub fn parts(&self) -> [usize; 2] {
+        [self.warm_up, self.messages - self.warm_up]
+    }
 }
 
 /// The service of the program's stream.
@@ -56,18 +82,52 @@ pub const SERVICE: u32 = 1;
 
 /// The lines between the two processes, one for each contender.
 pub struct Lines {
-    pub raw_socket: RawSocket,
+    pub raw: RawLines,
     pub stream_posted: StreamPosted,
     pub stream: meander::Stream,
 }
 
+/// Those that are no streams.
+pub struct RawLines {
+    socket: Raw<TcpStream>,
+    /// Only between processes of one machine.
+    memory: Option<(Raw<Ring>, Copied)>,
+}
+
 impl Lines {
-    pub fn of(&mut self, contender: Contender) -> &mut dyn Line {
-        match contender {
-            Contender::RawSocket => &mut self.raw_socket,
+    pub fn of(&mut self, contender: Contender) -> Result<&mut dyn Line> {
+        Ok(match contender {
             Contender::StreamPosted => &mut self.stream_posted,
             Contender::Stream => &mut self.stream,
-        }
+            Contender::RawSocket => &mut self.raw.socket,
+            Contender::RawRing => &mut self.raw.memory()?.0,
+            Contender::RawMemcpy => &mut self.raw.memory()?.1,
+        })
+    }
+}
+
+impl RawLines {
+    pub fn new(socket: TcpStream, segment: Option<Arc<Segment>>, side: Side) -> Result<RawLines> {
+        let memory = segment.map(|segment| {
+            let ring = Ring::new(Arc::clone(&segment), side);
+            (Raw::new(ring), Copied::new(segment, side))
+        });
+        Ok(RawLines {
+            socket: Raw::socket(socket)?,
+            memory,
+        })
+    }
+
+    fn connect(ends: &RawEnds) -> Result<RawLines> {
+        let segment = ends.segment.as_ref().map(Segment::open).transpose()?;
+        let socket = TcpStream::connect(ends.socket)?;
+        RawLines::new(socket, segment.map(Arc::new), Side::Answering)
+    }
+
+    fn memory(&mut self) -> Result<&mut (Raw<Ring>, Copied)> {
+        self.memory
+            .as_mut()
+            .context("two machines have no memory in common")
     }
 }
 
@@ -84,10 +144,11 @@ pub fn serve() -> Result<()> {
 pub fn accept_invitation(input: Input<'_>, key: Option<Key>) -> Result<()> {
     let invitation: Invitation = next(input)?.context("no invitation")?;
     let key = key.or(invitation.key).context("no key")?;
-    let port = Port::open(Config::from_env(key)?)?;
+    let port = Port::open(config(key, invitation.transport)?)?;
+    pin(invitation.processor)?;
     let stream = port.connect(&invitation.contact, SERVICE)?;
     let lines = Lines {
-        raw_socket: RawSocket::new(TcpStream::connect(invitation.socket)?)?,
+        raw: RawLines::connect(&invitation.raw)?,
         stream_posted: StreamPosted::new(port.clone(), invitation.contact.port),
         stream,
     };
@@ -101,16 +162,19 @@ pub fn succeed() -> Result<()> {
     let input: Input<'_> = &mut lines;
     let Succession {
         port,
-        socket,
+        raw,
+        transport,
+        processor,
         size,
         messages,
     } = next(input)?.context("no port")?;
     let unused = Key([0; 32]); // The port brings its own.
-    let (port, mut streams) = Port::attach(Config::from_env(unused)?, &port)?;
+    let (port, mut streams) = Port::attach(config(unused, transport)?, &port)?;
+    pin(processor)?;
     let mut stream = streams.pop().context("the port had no stream")?;
     echo(&mut stream, size, messages)?;
     let lines = Lines {
-        raw_socket: RawSocket::new(TcpStream::connect(socket)?)?,
+        raw: RawLines::connect(&raw)?,
         stream_posted: StreamPosted::new(port.clone(), stream.peer()),
         stream,
     };
@@ -134,16 +198,26 @@ fn obey(port: Port, mut lines: Lines, input: Input<'_>) -> Result<()> {
 }
 
 fn carry_out(lines: &mut Lines, round: &Round) -> Result<()> {
-    let line = lines.of(round.contender);
+    let line = lines.of(round.contender)?;
     let receipt = Arc::new(vec![1; 1]);
     line.send(&receipt)?;
     match round.measure {
         Measure::Latency => echo(line, round.size, round.messages),
-        Measure::Bandwidth => {
-            for _ in 0..round.messages {
-                line.receive(round.size)?;
+        Measure::Bandwidth | Measure::Rate => {
+            for part in round.parts() {
+                for _ in 0..part {
+                    line.receive(round.size)?;
+                }
+                line.send(&receipt)?;
             }
-            line.send(&receipt)
+            Ok(())
+        }
+        Measure::Bidirectional => {
+            let message = Arc::new(vec![1; round.size]);
+            for part in round.parts() {
+                line.exchange(&message, part)?;
+            }
+            Ok(())
         }
     }
 }

@@ -14,11 +14,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use meander_node::keyfile;
 
-use crate::measure::Session;
+use crate::measure::{Session, Setting};
 use crate::peer;
 
 /// How the measuring process is told where the other is.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Elsewhere {
     /// Measure with `meander-bench serve` at this address, not with a process of one's own.
     #[arg(long, requires = "key")]
@@ -73,20 +73,20 @@ fn pass_on(orders: TcpStream, to: mpsc::Sender<io::Result<String>>) {
 
 impl Elsewhere {
     /// A session with a process there, or with one of our own.
-    pub fn session(&self) -> Result<Session> {
+    pub fn session(&self, setting: &Setting) -> Result<Session> {
         match (self.connect, &self.key) {
-            (Some(address), Some(key)) => meet(address, key),
-            _ => Session::start(),
+            (Some(address), Some(key)) => meet(address, key, setting),
+            _ => Session::start(setting),
         }
     }
 }
 
-fn meet(address: SocketAddr, key: &Path) -> Result<Session> {
+fn meet(address: SocketAddr, key: &Path, setting: &Setting) -> Result<Session> {
     let key = keyfile::read(key)?;
     let orders = connect(address).with_context(|| format!("connecting to {address}"))?;
     orders.set_nodelay(true)?;
     let here = orders.local_addr()?.ip();
-    Session::invite(Box::new(orders), here, key, false)
+    Session::invite(Box::new(orders), here, key, setting, false)
 }
 
 fn connect(address: SocketAddr) -> io::Result<TcpStream> {
