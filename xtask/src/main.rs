@@ -169,8 +169,10 @@ fn rxe_test(environment: &[(&str, &str)]) -> Result<ExitCode, Failure> {
     if counts.failed > 0 {
         return Ok(ExitCode::FAILURE);
     }
-    let (passed, skipped) = (counts.passed, counts.skipped);
-    println!("rxe: ok {passed} scenarios, {skipped} skipped");
+    if counts.skipped > 0 {
+        println!("rxe: {} skipped, each named above", counts.skipped);
+    }
+    println!("rxe: ok {} scenarios", counts.passed);
     Ok(ExitCode::SUCCESS)
 }
 
