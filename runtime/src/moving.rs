@@ -106,7 +106,7 @@ impl Port {
 }
 
 /// First bytes of a value, with its version.
-const MAGIC: &[u8; 8] = b"meander\x02";
+const MAGIC: &[u8; 8] = b"meander\x03";
 
 /// A port that is suspended, as plain data.
 #[derive(Serialize, Deserialize)]
