@@ -350,7 +350,7 @@ impl Patience {
         if waited < self.spin {
             return Next::Spin;
         }
-        let hurried = waited < self.patient && !self.contended;
+        let hurried = waited < self.patient;
         if self.yields < YIELDS || hurried {
             self.yields += 1;
             return Next::Yield;
@@ -369,16 +369,17 @@ impl Patience {
     /// What the wait, which has ended, teaches the next: to spin less after it came to sleeping, more
     /// after not; and to be patient for twice as long as it took, if that is not too long.
     fn lesson(&self) -> Lesson {
-        let spin = if self.slept {
-            self.spin / 2
-        } else {
-            self.spin * 2
+        let spin = match (self.contended, self.slept) {
+            // Somebody else does what this waits for, perhaps, and needs the processor for it.
+            (true, _) => SPIN_MIN,
+            (_, true) => self.spin / 2,
+            (_, false) => self.spin * 2,
         };
         let waited = match self.slept {
             true => self.began.elapsed(),
             false => self.looked - self.began,
         };
-        let patient = if waited <= PATIENT_MAX / 2 && !self.contended {
+        let patient = if waited <= PATIENT_MAX / 2 {
             waited * 2
         } else {
             self.patient / 2
