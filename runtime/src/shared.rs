@@ -309,8 +309,8 @@ impl Shared {
     }
 }
 
-/// How a thread spends its waiting: it spins, then gives the processor away and takes it again as long
-/// as waits have been short lately and nobody else wants it, then sleeps.
+/// How a thread spends its waiting: it spins, unless others wanted the processor lately; then it gives the
+/// processor away and takes it again as long as waits have been short lately; then it sleeps.
 struct Patience {
     began: Instant,
     /// When it last looked.
@@ -366,8 +366,9 @@ impl Patience {
         self.contended |= start.elapsed() > AWAY_MAX;
     }
 
-    /// What the wait, which has ended, teaches the next: to spin less after it came to sleeping, more
-    /// after not; and to be patient for twice as long as it took, if that is not too long.
+    /// What the wait, which has ended, teaches the next: to spin as little as can be where somebody else
+    /// wanted the processor, else less after it came to sleeping and more after not; and to be patient for
+    /// twice as long as it took, if that is not too long.
     fn lesson(&self) -> Lesson {
         let spin = match (self.contended, self.slept) {
             // Somebody else does what this waits for, perhaps, and needs the processor for it.
