@@ -310,7 +310,8 @@ impl Shared {
 }
 
 /// How a thread spends its waiting: it spins, unless others wanted the processor lately; then it gives the
-/// processor away and takes it again as long as waits have been short lately; then it sleeps.
+/// processor away and takes it again, a few times, or, while nobody else wants it, as long as waits have been
+/// short lately; then it sleeps.
 struct Patience {
     began: Instant,
     /// When it last looked.
@@ -350,7 +351,7 @@ impl Patience {
         if waited < self.spin {
             return Next::Spin;
         }
-        let hurried = waited < self.patient;
+        let hurried = waited < self.patient && !self.contended;
         if self.yields < YIELDS || hurried {
             self.yields += 1;
             return Next::Yield;
