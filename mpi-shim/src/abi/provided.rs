@@ -15,7 +15,7 @@ use crate::collectives::reduce::Reduction;
 use crate::collectives::reduce_scatter::Shares;
 use crate::collectives::{Block, Blocks, Counts};
 use crate::collectives::{
-    allgather, alltoall, barrier, bcast, gather, reduce, reduce_scatter, scan, scatter,
+    allgather, allreduce, alltoall, barrier, bcast, gather, reduce, reduce_scatter, scan, scatter,
 };
 use crate::constants::{PROCESSOR_NAME_BYTES, SUCCESS};
 use crate::memory::{Buffer, In, Out, PointerOut, StatusOut, TextIn, TextOut};
@@ -121,7 +121,7 @@ in_world! {
     fn MPI_Barrier(comm: MPI_Comm) = |call| barrier::barrier(call, comm);
     fn MPI_Bcast(buffer: Buffer, count: c_int, datatype: MPI_Datatype, root: c_int, comm: MPI_Comm) = |call| bcast::bcast(call, Block { buffer, count, datatype }, root, comm);
     fn MPI_Reduce(sendbuf: Buffer, recvbuf: Buffer, count: c_int, datatype: MPI_Datatype, op: MPI_Op, root: c_int, comm: MPI_Comm) = |call| reduce::reduce(call, Reduction { input: sendbuf, output: recvbuf, count, datatype, op }, root, comm);
-    fn MPI_Allreduce(sendbuf: Buffer, recvbuf: Buffer, count: c_int, datatype: MPI_Datatype, op: MPI_Op, comm: MPI_Comm) = |call| reduce::allreduce(call, Reduction { input: sendbuf, output: recvbuf, count, datatype, op }, comm);
+    fn MPI_Allreduce(sendbuf: Buffer, recvbuf: Buffer, count: c_int, datatype: MPI_Datatype, op: MPI_Op, comm: MPI_Comm) = |call| allreduce::allreduce(call, Reduction { input: sendbuf, output: recvbuf, count, datatype, op }, comm);
     fn MPI_Gather(sendbuf: Buffer, sendcount: c_int, sendtype: MPI_Datatype, recvbuf: Buffer, recvcount: c_int, recvtype: MPI_Datatype, root: c_int, comm: MPI_Comm) = |call| gather::gather(call, Block { buffer: sendbuf, count: sendcount, datatype: sendtype }, Blocks { buffer: recvbuf, counts: Counts::Equal(recvcount), datatype: recvtype }, root, comm);
     fn MPI_Gatherv(sendbuf: Buffer, sendcount: c_int, sendtype: MPI_Datatype, recvbuf: Buffer, recvcounts: In<c_int>, displs: In<c_int>, recvtype: MPI_Datatype, root: c_int, comm: MPI_Comm) = |call| gather::gather(call, Block { buffer: sendbuf, count: sendcount, datatype: sendtype }, Blocks { buffer: recvbuf, counts: Counts::Each(recvcounts, displs), datatype: recvtype }, root, comm);
     fn MPI_Scatter(sendbuf: Buffer, sendcount: c_int, sendtype: MPI_Datatype, recvbuf: Buffer, recvcount: c_int, recvtype: MPI_Datatype, root: c_int, comm: MPI_Comm) = |call| scatter::scatter(call, Blocks { buffer: sendbuf, counts: Counts::Equal(sendcount), datatype: sendtype }, Block { buffer: recvbuf, count: recvcount, datatype: recvtype }, root, comm);

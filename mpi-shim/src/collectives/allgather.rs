@@ -1,4 +1,5 @@
-//! `MPI_Allgather(v)`: every block goes once around a ring.
+//! `MPI_Allgather(v)`: short blocks go straight to everybody, long ones once around a ring, where nobody
+//! receives from two at once.
 
 use mpi_sys::MPI_Comm;
 
@@ -20,11 +21,23 @@ pub fn allgather(
         blocks[comm.rank].copy_from(&mine)?;
     }
     let mut channel = Channel::new(&mut call.world.engine, &comm);
-    ring(&mut channel, |rank| blocks[rank].clone())
+    everywhere(&mut channel, |rank| blocks[rank].clone())
 }
 
+/// All blocks together are short up to so many bytes.
+const SHORT_BYTES: usize = 64 << 10;
+
 /// Each rank's own block is in its place; brings it the others'.
-pub fn ring(channel: &mut Channel<'_>, block: impl Fn(usize) -> View) -> Result<(), Error> {
+pub fn everywhere(channel: &mut Channel<'_>, block: impl Fn(usize) -> View) -> Result<(), Error> {
+    let bytes: usize = (0..channel.size()).map(|rank| block(rank).bytes()).sum();
+    if bytes > SHORT_BYTES {
+        return ring(channel, block);
+    }
+    let mine = block(channel.rank());
+    channel.swap_with_all(|_| mine.clone(), block)
+}
+
+fn ring(channel: &mut Channel<'_>, block: impl Fn(usize) -> View) -> Result<(), Error> {
     let (rank, size) = (channel.rank(), channel.size());
     let (next, previous) = ((rank + 1) % size, (rank + size - 1) % size);
     for step in 0..size - 1 {

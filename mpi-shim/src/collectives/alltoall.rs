@@ -1,5 +1,4 @@
-//! `MPI_Alltoall(v,w)`: in step k every rank sends to the k-th after it and receives from the k-th
-//! before it.
+//! `MPI_Alltoall(v,w)`: every rank swaps with every other.
 
 use std::ffi::c_int;
 
@@ -69,7 +68,6 @@ fn exchange(
     incoming: &[View],
 ) -> Result<(), Error> {
     let byte = call.world.datatypes.get(call.world.predefined.byte)?;
-    let (rank, size) = (comm.rank, comm.size());
     // In place, a block is overwritten before its turn to be sent comes: take all of them first.
     let outgoing = match outgoing {
         Some(outgoing) => outgoing,
@@ -78,13 +76,9 @@ fn exchange(
             .map(|block| copy(block, byte))
             .collect::<Result<_, _>>()?,
     };
-    incoming[rank].copy_from(&outgoing[rank])?;
+    incoming[comm.rank].copy_from(&outgoing[comm.rank])?;
     let mut channel = Channel::new(&mut call.world.engine, comm);
-    for step in 1..size {
-        let (to, from) = ((rank + step) % size, (rank + size - step) % size);
-        channel.swap(to, &outgoing[to], from, &incoming[from])?;
-    }
-    Ok(())
+    channel.swap_with_all(|to| outgoing[to].clone(), |from| incoming[from].clone())
 }
 
 fn copy(block: &View, byte: crate::datatype::Datatype) -> Result<View, Error> {

@@ -6,6 +6,7 @@
 //! of a collective, since its messages are like any others.
 
 pub mod allgather;
+pub mod allreduce;
 pub mod alltoall;
 pub mod barrier;
 pub mod bcast;
@@ -33,6 +34,8 @@ use mpi_sys::MPI_Datatype;
 
 /// The tag of every message of a collective.
 const TAG: i32 = 0;
+/// Ranks that one rank swaps with at the same time.
+const SWAPS_AT_ONCE: usize = 16;
 
 /// What a rank gives where its buffer is not `MPI_IN_PLACE`.
 fn unless_in_place<T>(
@@ -116,13 +119,40 @@ impl<'a> Channel<'a> {
         self.finish(key)
     }
 
+    /// In step k every rank sends to the k-th after it and receives from the k-th before it; many steps
+    /// are under way at once, so that nobody waits for its turn.
+    pub fn swap_with_all(
+        &mut self,
+        outgoing: impl Fn(usize) -> View,
+        incoming: impl Fn(usize) -> View,
+    ) -> Result<(), Error> {
+        let (rank, size) = (self.rank(), self.size());
+        for first in (1..size).step_by(SWAPS_AT_ONCE) {
+            let steps = first..size.min(first + SWAPS_AT_ONCE);
+            let (mut receives, mut sends) = (Vec::new(), Vec::new());
+            for from in steps.clone().map(|step| (rank + size - step) % size) {
+                receives.push(self.start_receive(from, &incoming(from))?);
+            }
+            for to in steps.map(|step| (rank + step) % size) {
+                sends.push(self.start_send(to, &outgoing(to))?);
+            }
+            for started in sends {
+                self.finish_send(started)?;
+            }
+            for key in receives {
+                self.finish(key)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Everybody tells everybody `told`, of the same length at all; gives it by rank.
     pub fn exchange(&mut self, told: &[u8], byte: Datatype) -> Result<Vec<Vec<u8>>, Error> {
         let all = View::scratch(told.len() * self.size(), byte);
         let mine = View::new(borrowed(told), told.len(), byte);
         let block = |rank: usize| all.part(rank * told.len(), told.len());
         block(self.rank()).copy_from(&mine)?;
-        allgather::ring(self, block)?;
+        allgather::everywhere(self, block)?;
         let all = all.pack()?;
         Ok(all.chunks(told.len().max(1)).map(<[u8]>::to_vec).collect())
     }

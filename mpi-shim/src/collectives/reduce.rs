@@ -1,5 +1,5 @@
-//! `MPI_Reduce` and `MPI_Allreduce`. Two buffers are reduced by the native library; the order of
-//! ranks is kept where the operation does not commute.
+//! `MPI_Reduce`, and what all reductions share. Two buffers are reduced by the native library; the order
+//! of ranks is kept where the operation does not commute.
 
 use std::ffi::c_int;
 
@@ -7,7 +7,6 @@ use mpi_sys::{MPI_Comm, MPI_Datatype, MPI_Op};
 
 use super::Channel;
 use crate::abi::call::Call;
-use crate::comm::Comm;
 use crate::datatype::{View, is_in_place};
 use crate::errors::Error;
 use crate::memory::Buffer;
@@ -51,7 +50,8 @@ impl Reduction {
 #[derive(Clone, Copy)]
 pub struct Operation {
     op: MPI_Op,
-    commutes: bool,
+    /// The order of its operands does not matter.
+    pub commutes: bool,
 }
 
 impl Operation {
@@ -96,17 +96,6 @@ pub fn reduce(
     Ok(())
 }
 
-pub fn allreduce(call: &mut Call<'_>, what: Reduction, comm: MPI_Comm) -> Result<(), Error> {
-    let comm = call.comm(comm)?;
-    let (operation, given) = what.given(call)?;
-    let output = what.result(call)?;
-    if given.buffer() != output.buffer() {
-        output.copy_from(&given)?;
-    }
-    let mut channel = Channel::new(&mut call.world.engine, &comm);
-    to_all(&mut channel, operation, output, &comm)
-}
-
 /// A binomial tree; gives the result at the root. Subtrees are runs of ranks, so that operands stay
 /// in order; where the order matters the tree's top is rank 0, which passes the result on.
 pub fn to_root(
@@ -148,60 +137,4 @@ pub fn to_root(
         }
     }
     Ok((rank == root).then_some(so_far))
-}
-
-/// Recursive doubling: runs of ranks swap what they have so far and combine it, the lower run to
-/// the left, so every rank computes the same bits. What is too much for a power of two joins its
-/// neighbour first. `so_far` holds this rank's part, and the result afterwards.
-fn to_all(
-    channel: &mut Channel<'_>,
-    operation: Operation,
-    so_far: View,
-    comm: &Comm,
-) -> Result<(), Error> {
-    let (rank, size) = (comm.rank, comm.size());
-    let power = 1 << size.ilog2();
-    let extra = size - power;
-    if size == 1 {
-        return Ok(());
-    }
-    let mut mine = so_far.clone();
-    let mut theirs = View::scratch(so_far.count(), so_far.datatype());
-    if rank < 2 * extra && rank % 2 == 0 {
-        channel.send(rank + 1, &mine)?;
-        return channel.receive(rank + 1, &so_far);
-    }
-    if rank < 2 * extra {
-        channel.receive(rank - 1, &theirs)?;
-        operation.apply(&theirs, &mine)?;
-    }
-    let place = if rank < 2 * extra {
-        rank / 2
-    } else {
-        rank - extra
-    };
-    let mut bit = 1;
-    while bit < power {
-        let other = place ^ bit;
-        let peer = if other < extra {
-            other * 2 + 1
-        } else {
-            other + extra
-        };
-        channel.swap(peer, &mine, peer, &theirs)?;
-        if peer < rank {
-            operation.apply(&theirs, &mine)?;
-        } else {
-            operation.apply(&mine, &theirs)?;
-            std::mem::swap(&mut mine, &mut theirs);
-        }
-        bit *= 2;
-    }
-    if mine.buffer() != so_far.buffer() {
-        so_far.copy_from(&mine)?;
-    }
-    if rank < 2 * extra {
-        channel.send(rank - 1, &so_far)?;
-    }
-    Ok(())
 }

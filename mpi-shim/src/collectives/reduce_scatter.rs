@@ -1,11 +1,13 @@
-//! `MPI_Reduce_scatter(_block)`: a reduction to rank 0, which deals out the result.
+//! `MPI_Reduce_scatter(_block)`: every rank gets its part of everybody's input and combines those; where that
+//! must be in the order of ranks, a reduction to rank 0, which deals out the result.
 
 use mpi_sys::MPI_Comm;
 
 use super::Channel;
-use super::reduce::{Reduction, to_root};
+use super::reduce::{Operation, Reduction, to_root};
 use super::scatter::deal;
 use crate::abi::call::Call;
+use crate::datatype::View;
 use crate::errors::Error;
 use crate::memory::In;
 
@@ -44,16 +46,47 @@ pub fn reduce_scatter(
     let count = counts[comm.rank];
     let mine = Reduction { count, ..what }.result(call)?;
     let mut channel = Channel::new(&mut call.world.engine, &comm);
+    if operation.commutes {
+        let parts = parts(&given, &counts);
+        return to_each(&mut channel, operation, &parts, &mine);
+    }
     let Some(result) = to_root(&mut channel, operation, &given, 0)? else {
         return channel.receive(0, &mine);
     };
-    let mut blocks = Vec::with_capacity(size);
-    let mut first = 0;
-    for count in counts {
-        blocks.push(result.part(first, count as usize));
-        first += count as usize;
-    }
+    let blocks = parts(&result, &counts);
     // With one rank and MPI_IN_PLACE the result is in its place.
     let mine = (mine.buffer() != result.buffer()).then_some(mine);
     deal(&mut channel, &blocks, mine.as_ref())
+}
+
+/// `whole` cut into the parts of the ranks.
+fn parts(whole: &View, counts: &[c_int]) -> Vec<View> {
+    let mut first = 0;
+    let part = |count: &c_int| {
+        let part = whole.part(first, *count as usize);
+        first += *count as usize;
+        part
+    };
+    counts.iter().map(part).collect()
+}
+
+/// `given`: by rank, what this rank has for it. In place `mine` lies in what is sent, so the result goes there
+/// at the end.
+fn to_each(
+    channel: &mut Channel<'_>,
+    operation: Operation,
+    given: &[View],
+    mine: &View,
+) -> Result<(), Error> {
+    let (rank, size) = (channel.rank(), channel.size());
+    let so_far = View::scratch(mine.count(), mine.datatype());
+    let theirs = View::scratch(mine.count(), mine.datatype());
+    so_far.copy_from(&given[rank])?;
+    for step in 1..size {
+        let (to, from) = ((rank + step) % size, (rank + size - step) % size);
+        channel.swap(to, &given[to], from, &theirs)?;
+        operation.apply(&theirs, &so_far)?;
+    }
+    mine.copy_from(&so_far)?;
+    Ok(())
 }

@@ -232,6 +232,8 @@ int main(int argc, char **argv)
         int root = (int)(next(&state) % (unsigned)size);
         barrier_and_bcast(round, count, root);
         reductions(round, count, root);
+        if (round == 11)
+            reductions(round, 300007, root); /* in parts, of no equal lengths */
         reduce_scatters(round, count);
         gathers(round, count, root);
         exchanges(round, count);
