@@ -38,8 +38,10 @@ pub struct TcpTransport {
     dialling: usize,
     /// What happened inside another call than `poll`.
     happened: VecDeque<LinkEvent>,
-    /// The link that last had something to read; it is tried without asking the system first.
+    /// The link that last had something to read.
     busy: Option<LinkKey>,
+    /// So had it the time before: it is tried without asking the system first.
+    steady: bool,
     polls: u32,
 }
 
@@ -106,6 +108,7 @@ impl TcpTransport {
             dialling: 0,
             happened: VecDeque::new(),
             busy: None,
+            steady: false,
             polls: 0,
         })
     }
@@ -402,6 +405,7 @@ impl Transport for TcpTransport {
     fn poll(&mut self, wait: Duration, events: &mut Vec<LinkEvent>) {
         self.polls = self.polls.wrapping_add(1);
         if let Some(busy) = self.busy
+            && self.steady
             && wait.is_zero()
             && !self.polls.is_multiple_of(limits::BUSY_POLLS)
         {
@@ -453,7 +457,7 @@ impl Transport for TcpTransport {
         let Some(link) = self.links.get_mut(key).filter(|link| link.is_open()) else {
             return Ok(false);
         };
-        let mut received = 0;
+        let (mut received, busy) = (0, self.busy);
         while received < limits::RECEIVE_BURST_BYTES {
             let Link {
                 incoming,
@@ -470,6 +474,7 @@ impl Transport for TcpTransport {
             match read {
                 Read::Last(_) if !link.hung_up => {
                     link.readable = false;
+                    self.steady = busy == Some(key);
                     self.busy = Some(key);
                     return Ok(false);
                 }
@@ -477,6 +482,7 @@ impl Transport for TcpTransport {
                 Read::None => {
                     link.readable = false;
                     if received > 0 {
+                        self.steady = busy == Some(key);
                         self.busy = Some(key);
                     }
                     return Ok(false);
