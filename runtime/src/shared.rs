@@ -67,15 +67,16 @@ pub(crate) enum Standing {
 
 pub(crate) type Guard<'a> = MutexGuard<'a, State>;
 
-/// Longest time a waiting thread spins, and the shortest it falls back to.
+/// Longest time a waiting thread spins, and the shortest it falls back to where it has the processor to
+/// itself.
 const SPIN_MAX: Duration = Duration::from_micros(50);
 const SPIN_MIN: Duration = Duration::from_micros(2);
 /// How often it then gives the processor to another process before it sleeps.
 const YIELDS: u32 = 16;
 /// Waits up to half of this teach it to go on so, for twice as long as they took.
 const PATIENT_MAX: Duration = Duration::from_millis(2);
-/// Who gets the processor back later than this is not alone on it.
-const AWAY_MAX: Duration = Duration::from_micros(20);
+/// Who gets the processor back later than this is not alone on it: the call alone takes half a microsecond.
+const AWAY_MAX: Duration = Duration::from_micros(2);
 
 impl Shared {
     pub fn new(engine: Engine) -> Result<Shared, Error> {
@@ -367,15 +368,15 @@ impl Patience {
         self.contended |= start.elapsed() > AWAY_MAX;
     }
 
-    /// What the wait, which has ended, teaches the next: to spin as little as can be where somebody else
+    /// What the wait, which has ended, teaches the next: not to spin where somebody else
     /// wanted the processor, else less after it came to sleeping and more after not; and to be patient for
     /// twice as long as it took, if that is not too long.
     fn lesson(&self) -> Lesson {
         let spin = match (self.contended, self.slept) {
             // Somebody else does what this waits for, perhaps, and needs the processor for it.
-            (true, _) => SPIN_MIN,
-            (_, true) => self.spin / 2,
-            (_, false) => self.spin * 2,
+            (true, _) => Duration::ZERO,
+            (_, true) => (self.spin / 2).max(SPIN_MIN),
+            (_, false) => (self.spin * 2).clamp(SPIN_MIN, SPIN_MAX),
         };
         let waited = match self.slept {
             true => self.began.elapsed(),
@@ -386,10 +387,7 @@ impl Patience {
         } else {
             self.patient / 2
         };
-        Lesson {
-            spin: spin.clamp(SPIN_MIN, SPIN_MAX),
-            patient,
-        }
+        Lesson { spin, patient }
     }
 }
 
