@@ -45,7 +45,8 @@ pub fn take<T>(
             match measure(&contender.tool, round) {
                 Ok(value) => contender.values.push(value),
                 Err(error) => {
-                    let failure = format!("{}: {error:#}", name(&contender.tool));
+                    let error = format!("{error:#}");
+                    let failure = format!("{}: {}", name(&contender.tool), error.trim_end());
                     eprintln!("{failure}");
                     failures.push(failure);
                     contender.failures += 1;

@@ -144,12 +144,18 @@ impl Selection {
                     false => vec![PAIR],
                 };
                 for ranks in ranks {
-                    cases.extend(sizes.iter().map(|&bytes| Case {
-                        path,
-                        metric,
-                        bytes,
-                        ranks,
-                    }));
+                    for &bytes in &sizes {
+                        let case = Case {
+                            path,
+                            metric,
+                            bytes,
+                            ranks,
+                        };
+                        // What is named twice is measured once.
+                        if !cases.contains(&case) {
+                            cases.push(case);
+                        }
+                    }
                 }
             }
         }
@@ -206,7 +212,7 @@ mod tests {
         let selection = Selection {
             paths: vec![Path::Tcp],
             metrics: vec![Metric::Rate, Metric::Barrier],
-            sizes: vec![8, 16],
+            sizes: vec![8, 16, 8],
             ranks: vec![4],
         };
         let cases = selection.cases().unwrap();

@@ -4,6 +4,7 @@
 mod cases;
 mod page;
 mod tools;
+mod values;
 
 use std::io::{IsTerminal, Write};
 use std::process::{Command, Stdio};
@@ -73,7 +74,7 @@ pub fn run(options: &Options) -> Result<()> {
         rows::write(&results, &found)?;
     }
     println!("{} rows in {}\n", found.len(), results.display());
-    println!("{}", page::markdown(&found, options.rounds));
+    println!("{}", page::markdown(&found, options.rounds.max(1)));
     complain(&missing(&expected, &found), &failures)
 }
 

@@ -4,11 +4,10 @@
 use std::net::TcpListener;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
-use super::super::MIB;
 use super::super::ucx::Ucx;
 use super::cases::{Case, Metric, Path};
+use super::values;
 use crate::artifacts::{self, Artifacts};
 
 /// A program that takes part.
@@ -121,16 +120,18 @@ impl Tool {
     /// The value it has printed, in the unit of the case's metric.
     pub fn value(self, case: &Case, output: &str) -> Result<f64> {
         let value = match self {
-            Tool::Ours | Tool::OpenMpi | Tool::Mpich => pace_value(case, output),
+            Tool::Ours | Tool::OpenMpi | Tool::Mpich => values::of_pace(case, output),
             Tool::NetpipeOurs | Tool::NetpipeOpenMpi | Tool::NetpipeTcp => {
-                netpipe_value(case, output)
+                values::of_netpipe(case, output)
             }
             Tool::Ucx => Ucx::read(output).map(|ucx| match case.metric {
                 Metric::Latency => ucx.median_us,
                 Metric::Rate => ucx.rate,
                 _ => ucx.bandwidth,
             }),
-            Tool::RawRing | Tool::RawMemcpy | Tool::RawSocket => raw_value(self.name(), output),
+            Tool::RawRing | Tool::RawMemcpy | Tool::RawSocket => {
+                values::of_bench(self.name(), output)
+            }
         };
         value
             .filter(|value| value.is_finite() && *value > 0.0)
@@ -307,46 +308,6 @@ fn free_port() -> Result<String> {
     Ok(listener.local_addr()?.port().to_string())
 }
 
-/// `pace METRIC BYTES RANKS VALUE`
-fn pace_value(case: &Case, output: &str) -> Option<f64> {
-    let start = format!(
-        "{PROGRAM} {} {} {} ",
-        case.metric.name(),
-        case.bytes,
-        case.ranks
-    );
-    let value = output.lines().find_map(|line| line.strip_prefix(&start))?;
-    value.trim().parse().ok()
-}
-
-/// `  0:       8 bytes   7715 times -->      8.82 Mbps in       6.92 usec`: half a round trip; of which
-/// NetPIPE makes a bandwidth, in 2^20 bits a second. The one with more digits is taken.
-fn netpipe_value(case: &Case, output: &str) -> Option<f64> {
-    let said = format!(" {} bytes ", case.bytes);
-    let line = output.lines().find(|line| line.contains(&said))?;
-    let (_, results) = line.split_once("-->")?;
-    let mut words = results.split_ascii_whitespace();
-    let megabits: f64 = words.next()?.parse().ok()?;
-    let microseconds: f64 = words.nth(2)?.parse().ok()?;
-    let from_megabits = case.bytes as f64 * 8.0 / (megabits * MIB);
-    let half_us = if megabits > microseconds {
-        from_megabits
-    } else {
-        microseconds
-    };
-    Some(match case.metric {
-        Metric::Latency => half_us,
-        _ => case.bytes as f64 / half_us,
-    })
-}
-
-fn raw_value(name: &str, output: &str) -> Option<f64> {
-    let document: Value = serde_json::from_str(output).ok()?;
-    let results = document["rows"][0]["results"].as_array()?;
-    let mine = results.iter().find(|result| result["contender"] == name)?;
-    mine["value"].as_f64()
-}
-
 /// The tools of these names, or all.
 pub fn named(names: &[String]) -> Result<Vec<Tool>> {
     if names.is_empty() {
@@ -376,35 +337,13 @@ mod tests {
     }
 
     #[test]
-    fn what_pace_prints_is_understood() {
+    fn what_has_no_value_in_it_is_an_error_that_shows_it() {
         let barrier = case(Path::Shm, Metric::Barrier, 0, 4);
-        let output = "a warning\npace barrier 0 4 12.500000\n";
-        assert_eq!(Tool::Mpich.value(&barrier, output).unwrap(), 12.5);
-        let other = case(Path::Shm, Metric::Barrier, 0, 8);
-        let error = Tool::Ours.value(&other, output).unwrap_err().to_string();
-        assert!(error.contains("a warning"), "{error}");
-        let zero = "pace barrier 0 4 0.000000\n";
-        assert!(Tool::Ours.value(&barrier, zero).is_err());
-    }
-
-    #[test]
-    fn what_netpipe_prints_is_understood() {
-        let output = "0: here\nNow starting the main loop\n  0:       8 bytes   7715 times -->      8.82 Mbps in       6.92 usec\n";
-        let latency = case(Path::Tcp, Metric::Latency, 8, 2);
-        let value = Tool::NetpipeTcp.value(&latency, output).unwrap();
-        assert!((value - 6.92).abs() < 0.01, "{value}");
-        let output = "  0:   65536 bytes    500 times -->  50000.00 Mbps in      10.00 usec\n";
-        let bandwidth = case(Path::Shm, Metric::Bandwidth, 65536, 2);
-        let value = Tool::NetpipeOurs.value(&bandwidth, output).unwrap();
-        assert!((value - 50000.0 * MIB / 8.0).abs() < 1e-6, "{value}");
-    }
-
-    #[test]
-    fn what_the_raw_baselines_print_is_understood() {
-        let output = r#"{"rows":[{"results":[{"contender":"raw-memcpy","value":9.0},{"contender":"raw-ring","value":4.5}]}]}"#;
-        let bandwidth = case(Path::Shm, Metric::Bandwidth, 8192, 2);
-        assert_eq!(Tool::RawRing.value(&bandwidth, output).unwrap(), 4.5);
-        assert!(Tool::RawSocket.value(&bandwidth, output).is_err());
+        let value = |output| Tool::Mpich.value(&barrier, output);
+        assert_eq!(value("pace barrier 0 4 12.5\n").unwrap(), 12.5);
+        assert!(value("pace barrier 0 4 0.000000\n").is_err());
+        let error = value("pace: no memory\n").unwrap_err().to_string();
+        assert!(error.contains("pace: no memory"), "{error}");
     }
 
     #[test]
