@@ -257,6 +257,7 @@ int main(int argc, char **argv)
     check_payload();
     if (rank == 0)
         printf("pace %s %d %d %.6f\n", metric, bytes, ranks, value);
+    fflush(stdout); /* Not every library gets through its MPI_Finalize. */
     free(to);
     free(from);
     MPI_Finalize();

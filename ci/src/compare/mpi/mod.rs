@@ -6,10 +6,15 @@ mod page;
 mod tools;
 mod values;
 
+use std::fs::{self, File};
 use std::io::{IsTerminal, Write};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::NamedTempFile;
 
 use self::cases::Case;
 pub use self::cases::{Metric, Path, Selection};
@@ -33,6 +38,10 @@ pub struct Options {
 const RUN_LIMIT_S: u32 = 60;
 /// Seconds that it then has to end what it started.
 const END_LIMIT_S: u32 = 5;
+/// One that has told its value by then, but has not ended, is ended.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often is looked whether it has ended.
+const POLL: Duration = Duration::from_millis(10);
 /// The file with the results, in the target directory.
 const RESULTS: &str = "compare.json";
 /// Open MPI's launcher refuses root's programs without these.
@@ -81,28 +90,56 @@ pub fn run(options: &Options) -> Result<()> {
 /// One run of one contender, in fresh processes.
 fn one_run(tool: Tool, case: &Case, programs: &Programs) -> Result<f64> {
     let said = match tool.launch(case, programs)? {
-        Launch::One(words) => alone(&words)?,
+        // MPICH over TCP often stays in MPI_Finalize where ranks outnumber processors. We must not.
+        Launch::One(words) => alone(&words, |said| {
+            !tool.is_ours() && tool.value(case, said).is_ok()
+        })?,
         Launch::Pair(commands) => pair::run(&commands, RUN_LIMIT_S, |_, words| command(words))?,
     };
     tool.value(case, &said)
 }
 
-/// What the command printed, both ways: NetPIPE writes to its standard error.
-fn alone(words: &[String]) -> Result<String> {
+/// What the command printed, both ways: NetPIPE writes to its standard error. If it does not end though
+/// its value is there, it is ended.
+fn alone(words: &[String], has_value: impl Fn(&str) -> bool) -> Result<String> {
     let (limit, end) = (RUN_LIMIT_S.to_string(), END_LIMIT_S.to_string());
     let limit = ["timeout", "--kill-after", &end, &limit];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let output = command(&[&limit[..], &words].concat())?
+    let output = NamedTempFile::new().context("no temporary file")?;
+    let said = || fs::read(output.path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let appending = || File::options().append(true).open(output.path());
+    let mut child = command(&[&limit[..], &words].concat())?
         .stdin(Stdio::null())
-        .output()?;
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    match output.status.code() {
+        .stdout(appending()?)
+        .stderr(appending()?)
+        .spawn()?;
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        thread::sleep(POLL);
+        if started.elapsed() > PATIENCE && has_value(&said()?) {
+            end_soon(&mut child)?;
+            return Ok(said()?);
+        }
+    };
+    let said = said()?;
+    match status.code() {
         Some(0) => Ok(said),
         Some(TIMED_OUT) => bail!("no end within {RUN_LIMIT_S} s:\n{said}"),
         Some(NOT_FOUND) => bail!("{said}`cargo xtask setup` installs what is missing"),
-        _ => bail!("{}: {}\n{said}", output.status, words.join(" ")),
+        _ => bail!("{status}: {}\n{said}", words.join(" ")),
     }
+}
+
+/// timeout(1) passes the signal on, and kills what does not heed it.
+fn end_soon(child: &mut Child) -> Result<()> {
+    if let Some(pid) = Pid::from_raw(child.id() as i32) {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    child.wait()?;
+    Ok(())
 }
 
 /// Exit codes of timeout(1): of its own, and where there is no such program.
@@ -331,9 +368,10 @@ mod tests {
     #[test]
     fn a_program_that_fails_says_what_it_was() {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let error = alone(&words("ls /nowhere")).unwrap_err().to_string();
+        let failure = |text| alone(&words(text), |_| false).unwrap_err();
+        let error = failure("ls /nowhere").to_string();
         assert!(error.contains("ls /nowhere"), "{error}");
-        let error = alone(&words("no-such-program")).unwrap_err().to_string();
+        let error = failure("no-such-program").to_string();
         assert!(error.contains("cargo xtask setup"), "{error}");
     }
 }
