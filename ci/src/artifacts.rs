@@ -68,16 +68,25 @@ pub fn target_dir() -> PathBuf {
 
 /// Compiles `ci/programs/NAME.c` with `mpicc`, once, and gives the program.
 pub fn program(name: &str) -> Result<PathBuf> {
-    compile(&source_root().join("ci/programs").join(format!("{name}.c")))
+    compile(&lab_source(name), name, "mpicc")
+}
+
+/// The same with the compiler of a certain library, such as `mpicc.mpich`: a program for each.
+pub fn program_by(name: &str, compiler: &str) -> Result<PathBuf> {
+    compile(&lab_source(name), &format!("{name}.{compiler}"), compiler)
 }
 
 /// Compiles `examples/NAME.c` with `mpicc`, once, and gives the program.
 pub fn example(name: &str) -> Result<PathBuf> {
-    compile(&source_root().join("examples").join(format!("{name}.c")))
+    let source = source_root().join("examples").join(format!("{name}.c"));
+    compile(&source, name, "mpicc")
 }
 
-fn compile(source: &Path) -> Result<PathBuf> {
-    let name = source.file_stem().context("a source file has a name")?;
+fn lab_source(name: &str) -> PathBuf {
+    source_root().join("ci/programs").join(format!("{name}.c"))
+}
+
+fn compile(source: &Path, name: &str, compiler: &str) -> Result<PathBuf> {
     let dir = target_dir().join("lab-programs");
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let program = dir.join(name);
@@ -85,14 +94,14 @@ fn compile(source: &Path) -> Result<PathBuf> {
         return Ok(program);
     }
     // Compiled aside and renamed, so that a program which runs is never written over.
-    let fresh = dir.join(format!("{}.{}", name.to_string_lossy(), std::process::id()));
-    let output = Command::new("mpicc")
+    let fresh = dir.join(format!("{name}.{}", std::process::id()));
+    let output = Command::new(compiler)
         .args(["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-o"])
         .arg(&fresh)
         .arg(source)
         .arg("-lm")
         .output()
-        .context("cannot run mpicc: `cargo xtask setup` installs it (Debian: libopenmpi-dev)")?;
+        .with_context(|| format!("cannot run {compiler}: `cargo xtask setup` installs it"))?;
     if !output.status.success() {
         bail!(
             "{}: {}",

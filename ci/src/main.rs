@@ -71,6 +71,28 @@ enum Subcommands {
     Demo,
     /// Measure moves: phase by phase, and what a peer feels
     Downtime,
+    /// An MPI program under the shim beside the same under Open MPI and MPICH, and beside UCX, NetPIPE and raw
+    /// baselines, on this machine
+    Compare {
+        /// By what ranks reach each other, separated by commas; all if there are none, as with the next ones
+        #[arg(long, value_delimiter = ',')]
+        path: Vec<compare::mpi::Path>,
+        /// What is measured
+        #[arg(long, value_delimiter = ',')]
+        metric: Vec<compare::mpi::Metric>,
+        /// Sizes in bytes; else each metric has its own
+        #[arg(long, value_delimiter = ',')]
+        sizes: Vec<usize>,
+        /// Numbers of ranks of the collectives
+        #[arg(long, value_delimiter = ',')]
+        ranks: Vec<u32>,
+        /// Rounds of each contender in each case
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Whom to compare with
+        #[arg(long, value_delimiter = ',')]
+        with: Vec<String>,
+    },
     /// Nodes that are virtual machines with soft-RoCE
     Rxe {
         /// Use this machine's own kernel, which must have rdma_rxe (`compare` only)
@@ -111,7 +133,7 @@ enum RxeCommands {
     /// Streams over verbs beside perftest, rsockets and UCX, on two machines of its own
     Compare {
         /// Sizes of the messages in bytes, separated by commas
-        #[arg(long, value_delimiter = ',', default_values_t = compare::SIZES)]
+        #[arg(long, value_delimiter = ',', default_values_t = compare::rxe::SIZES)]
         sizes: Vec<usize>,
         /// Rounds of each tool at each size
         #[arg(long, default_value_t = 5)]
@@ -164,6 +186,23 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         }
         Subcommands::Demo => return demo::run(),
         Subcommands::Downtime => return downtime::run(),
+        Subcommands::Compare {
+            path,
+            metric,
+            sizes,
+            ranks,
+            rounds,
+            with,
+        } => compare::mpi::run(&compare::mpi::Options {
+            selection: compare::mpi::Selection {
+                paths: path,
+                metrics: metric,
+                sizes,
+                ranks,
+            },
+            rounds,
+            others: with,
+        })?,
         Subcommands::Rxe { host, command } => run_rxe(name, host, command)?,
         Subcommands::RxeHub { lab } => rxe::hub::serve(&lab)?,
     }
@@ -202,14 +241,14 @@ fn run_rxe(name: &str, host: bool, command: RxeCommands) -> Result<()> {
             with,
             transport,
         } => {
-            let options = compare::Options {
+            let options = compare::rxe::Options {
                 sizes,
                 rounds,
                 others: with,
                 transport,
                 host,
             };
-            compare::run(&format!("{name}-compare"), &options)?;
+            compare::rxe::run(&format!("{name}-compare"), &options)?;
         }
     }
     Ok(())

@@ -119,6 +119,26 @@ const MACHINE_PACKAGES: &[Package] = &[
     },
 ];
 
+/// What `compare` wants besides.
+const PEER_PACKAGES: &[Package] = &[
+    Package {
+        name: "mpich",
+        why: "compared with: MPICH",
+    },
+    Package {
+        name: "libmpich-dev",
+        why: "its mpicc",
+    },
+    Package {
+        name: "ucx-utils",
+        why: "compared with: ucx_perftest",
+    },
+    Package {
+        name: "netpipe-tcp",
+        why: "compared with: NetPIPE over sockets",
+    },
+];
+
 /// The recipe of the CRIU tree.
 const CRIU_SCRIPT: &str = "ci/criu-tree.sh";
 
@@ -133,6 +153,11 @@ pub fn setup() -> Result<(), Failure> {
 /// machines first boot.
 pub fn setup_machines() -> Result<(), Failure> {
     packages(MACHINE_PACKAGES)
+}
+
+/// Installs those that `compare` compares with, besides what [`setup`] does.
+pub fn setup_peers() -> Result<(), Failure> {
+    packages(PEER_PACKAGES)
 }
 
 fn packages(wanted: &[Package]) -> Result<(), Failure> {

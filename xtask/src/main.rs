@@ -10,7 +10,7 @@ mod rules;
 mod test;
 
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use process::{Failure, artifact};
 
@@ -49,6 +49,9 @@ Work on it:
   mutants           plants faults in the protocol; the simulator must find each
   fuzz [--seconds N] [--keep] [TARGET]   the corpus, then new inputs to decoders and ports for a minute;
                     --keep takes what was learnt into the corpus
+  compare           an MPI program under the shim beside the same under Open MPI and MPICH, and beside UCX,
+                    NetPIPE and raw baselines, by shm and tcp on this machine: tables, and target/compare.json;
+                    a missing row fails. --path, --metric, --sizes, --ranks, --rounds and --with take less
   downtime          measures moves: phase by phase, and what a peer feels of them
   soak [MINUTES]    the scenarios again and again, an hour if nothing is said
 
@@ -94,6 +97,7 @@ fn run(words: &[&str], here: &Path) -> Result<ExitCode, Failure> {
             build::release()?;
             return process::as_root(&artifact("meander-lab"), &["downtime"])?.exit_code();
         }
+        ["compare", rest @ ..] => return compare(rest),
         ["test", layers @ ..] => return test::run(layers),
         ["sim", rest @ ..] => return process::run(&mut layer::simulator(rest))?.exit_code(),
         ["exhaustive"] => {
@@ -160,6 +164,15 @@ fn rxe(words: &[&str]) -> Result<ExitCode, Failure> {
     }
     let words = [&["rxe"], words].concat();
     process::as_root(&artifact("meander-lab"), &words)?.exit_code()
+}
+
+/// Wants no root: it makes no nodes.
+fn compare(words: &[&str]) -> Result<ExitCode, Failure> {
+    debian::setup()?;
+    debian::setup_peers()?;
+    build::release()?;
+    let words = [&["compare"], words].concat();
+    process::run(Command::new(artifact("meander-lab")).args(words))?.exit_code()
 }
 
 fn rxe_test(environment: &[(&str, &str)]) -> Result<ExitCode, Failure> {

@@ -4,6 +4,9 @@
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::super::MIB;
+use super::super::ucx::Ucx;
+
 /// What is measured in one run of a pair of programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Measure {
@@ -152,8 +155,6 @@ pub struct Ends<'a> {
     pub key: &'a str,
 }
 
-/// 10^6 bytes.
-const MIB: f64 = 1.048_576;
 /// UCX sends no longer ones as active messages over rc_verbs.
 const UCX_MESSAGE_MAX: usize = 8 << 10;
 /// UCX puts these into the work request itself.
@@ -251,19 +252,12 @@ fn rsockets_value(run: &Run, output: &str) -> Option<f64> {
     })
 }
 
-/// `iterations,median,average,overall latency,average,overall bandwidth,average,overall rate`:
-/// microseconds, 2^20 bytes a second, messages a second.
 fn ucx_value(run: &Run, output: &str) -> Option<f64> {
-    let row = output.lines().rfind(|line| line.contains(','))?;
-    let numbers = row.split(',').map(|word| word.trim().parse::<f64>());
-    let numbers: Vec<f64> = numbers.collect::<Result<_, _>>().ok()?;
-    let [_, median, _, _, _, overall, _, rate] = numbers[..] else {
-        return None;
-    };
+    let ucx = Ucx::read(output)?;
     Some(match run.measure {
-        Measure::Latency => median,
-        Measure::Bandwidth if run.is_small() => rate * run.bytes as f64 / 1e6,
-        Measure::Bandwidth => overall * MIB,
+        Measure::Latency => ucx.median_us,
+        Measure::Bandwidth if run.is_small() => ucx.rate * run.bytes as f64,
+        Measure::Bandwidth => ucx.bandwidth,
     })
 }
 
