@@ -221,6 +221,7 @@ impl Port {
     pub fn cut_links(&self) {
         if let Ok(mut state) = self.shared().look() {
             state.engine.cut_links();
+            self.shared().settle(&mut state);
         }
     }
 }

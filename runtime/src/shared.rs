@@ -179,9 +179,7 @@ impl Shared {
     /// Drives the port, and tells those who sleep if that brought news.
     pub fn drive(&self, state: &mut Guard<'_>) -> bool {
         let news = state.engine.drive();
-        // Whoever polls takes away what would have woken those who sleep.
-        let wake = news || (state.sleeping > 0 && !state.engine.stays_watched());
-        self.tell(state, wake);
+        self.tell(state, news);
         news
     }
 
@@ -191,7 +189,10 @@ impl Shared {
         self.tell(state, news);
     }
 
+    /// Wakes whom it concerns. Whoever polls takes away what would have woken those who sleep; and a link
+    /// that breaks inside a call is reported at the next poll, which must not wait for them.
     fn tell(&self, state: &mut Guard<'_>, news: bool) {
+        let news = news || (state.sleeping > 0 && !state.engine.stays_watched());
         if std::mem::take(&mut state.engine.asks)
             && let Some(asked) = &state.asked
         {

@@ -203,9 +203,40 @@ fn sockets() -> usize {
 }
 
 #[test]
-fn links_that_break_under_load_heal() {
+fn links_over_shm_that_break_under_load_heal() {
     links_break_under_load(open_over_shm(), open_over_shm());
+}
+
+#[test]
+fn links_over_tcp_that_break_under_load_heal() {
     links_break_under_load(open_over_tcp(), open_over_tcp());
+}
+
+/// Whoever sleeps in the port hears of it when another thread breaks its links: else what the port still has to
+/// send would wait for the next call.
+#[test]
+fn a_link_that_breaks_while_the_port_sleeps_is_noticed() {
+    for open in [open_over_shm, open_over_tcp] {
+        let (left, right) = (open(), open());
+        let (near, far) = connect(&left, &right);
+        near.send(&numbered(1)).unwrap();
+        assert!(far.recv(SOME_TIME).unwrap().unwrap() == numbered(1));
+        let sleeper = thread::spawn(move || {
+            let late = far.recv(SOME_TIME).unwrap().unwrap();
+            assert!(late == numbered(2));
+            far
+        });
+        // Long enough that it sleeps, and that nothing is left to acknowledge.
+        thread::sleep(Duration::from_millis(300));
+        right.cut_links();
+        let patience = Instant::now() + Duration::from_secs(5);
+        while right.linked_by(left.id()).is_some() {
+            assert!(Instant::now() < patience, "the port has not noticed");
+            thread::sleep(Duration::from_millis(5));
+        }
+        near.send(&numbered(2)).unwrap();
+        sleeper.join().unwrap();
+    }
 }
 
 fn links_break_under_load(left: Port, right: Port) {
