@@ -6,7 +6,6 @@
 //! whatever else the machine does meets all of them; what is reported is the median of the rounds.
 
 mod directory;
-mod fork;
 mod instructions;
 mod line;
 mod measure;
@@ -67,7 +66,6 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
-    fork::announce();
     match Cli::parse().command {
         Command::Latency(options) => survey::run(Measure::Latency, &options),
         Command::Bandwidth(options) => survey::run(Measure::Bandwidth, &options),

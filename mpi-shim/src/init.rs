@@ -91,7 +91,6 @@ fn start(required: c_int) -> Result<c_int, Error> {
         false => None,
     };
     environment::isolated(functions::init_alone)?;
-    native::process::announce_forks();
     let (job, port, contacts) = attach(wire_up)?;
     launcher::let_go();
     for contact in &contacts {

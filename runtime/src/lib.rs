@@ -15,7 +15,7 @@
 //! bytes. Libraries that bring their own progress (MPI) use [`Port::fixed_stream`],
 //! [`Port::post`], [`Port::progress`] and [`Port::wait`] with an [`EventHandler`], and lend their
 //! memory as [`Source`]s and [`Sink`]s.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod background;
 mod config;
@@ -33,7 +33,6 @@ mod transports;
 
 pub use config::{Config, TcpConfig};
 pub use error::Error;
-pub use fork::announce_forks;
 pub use handler::{
     Credit, EventHandler, MessageKey, Outgoing, Payload, Posted, SendId, SendMode, Sink, Source,
     StreamKey,

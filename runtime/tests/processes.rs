@@ -100,27 +100,21 @@ fn a_forked_child_has_no_port() {
     if !inside("a_forked_child_has_no_port") {
         return;
     }
-    for announced in [false, true] {
-        let (left, right) = (open_over_shm(), open_over_shm());
-        let (near, far) = connect(&left, &right);
-        let forked = announced.then(meander::announce_forks);
-        match fork::this_process() {
-            nix::unistd::ForkResult::Child => {
-                if let Some(forked) = forked {
-                    forked();
-                }
-                let as_it_should = matches!(near.send(b"x"), Err(Error::Forked))
-                    && matches!(left.flush(SOME_TIME), Err(Error::Forked))
-                    && matches!(left.suspend_in_place(), Err(Error::Forked));
-                drop((near, far, left, right));
-                std::process::exit(if as_it_should { 0 } else { 1 });
-            }
-            nix::unistd::ForkResult::Parent { child } => {
-                let status = nix::sys::wait::waitpid(child, None).unwrap();
-                assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
-            }
+    let (left, right) = (open_over_shm(), open_over_shm());
+    let (near, far) = connect(&left, &right);
+    match fork::this_process() {
+        nix::unistd::ForkResult::Child => {
+            let as_it_should = matches!(near.send(b"x"), Err(Error::Forked))
+                && matches!(left.flush(SOME_TIME), Err(Error::Forked))
+                && matches!(left.suspend_in_place(), Err(Error::Forked));
+            drop((near, far, left, right));
+            std::process::exit(if as_it_should { 0 } else { 1 });
         }
-        near.send(b"fine").unwrap();
-        assert_eq!(far.recv(SOME_TIME).unwrap().unwrap(), b"fine");
+        nix::unistd::ForkResult::Parent { child } => {
+            let status = nix::sys::wait::waitpid(child, None).unwrap();
+            assert_eq!(status, nix::sys::wait::WaitStatus::Exited(child, 0));
+        }
     }
+    near.send(b"fine").unwrap();
+    assert_eq!(far.recv(SOME_TIME).unwrap().unwrap(), b"fine");
 }

@@ -1,8 +1,7 @@
-//! The end of the process, and its forks, as the C library knows them.
+//! The end of the process, as the C library knows it.
 
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::OnceLock;
 
 unsafe extern "C" {
     fn on_exit(
@@ -17,25 +16,6 @@ pub fn at_exit(function: extern "C" fn(status: c_int, argument: *mut c_void)) {
     // SAFETY: the function lives as long as this object, which is never unloaded: the program is
     // linked against the names it exports.
     unsafe { on_exit(function, ptr::null_mut()) };
-}
-
-/// What tells the runtime of a fork.
-static FORKED: OnceLock<fn()> = OnceLock::new();
-
-/// Lets the runtime know of forks, so that it need not ask the system at every call which process this is.
-pub fn announce_forks() {
-    // SAFETY: the handler is never unloaded, as above; it is safe to call in a forked child, for it
-    // only reads one static and counts in another.
-    let failed = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-    if failed == 0 {
-        FORKED.get_or_init(meander::announce_forks);
-    }
-}
-
-extern "C" fn in_child() {
-    if let Some(forked) = FORKED.get() {
-        forked();
-    }
 }
 
 /// Ends the process at once, from any thread, whatever others do. By the system call: `_exit` is
