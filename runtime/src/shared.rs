@@ -418,3 +418,53 @@ impl Lesson {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A wait after this lesson that is over when it has looked so late.
+    fn wait(lesson: Lesson, waited: Duration) -> Patience {
+        let mut patience = Patience::new(lesson);
+        patience.looked = patience.began + waited;
+        patience
+    }
+
+    #[test]
+    fn short_waits_teach_to_spin_and_long_ones_not_to() {
+        let mut lesson = Lesson {
+            spin: Duration::ZERO,
+            ..Lesson::FIRST
+        };
+        for _ in 0..10 {
+            lesson = wait(lesson, Duration::from_micros(1)).lesson();
+        }
+        assert_eq!(lesson.spin, SPIN_MAX);
+        for _ in 0..10 {
+            let mut patience = wait(lesson, Duration::from_micros(1));
+            patience.slept = true;
+            lesson = patience.lesson();
+        }
+        assert_eq!(lesson.spin, SPIN_MIN);
+        let same = Lesson::from_word(lesson.to_word());
+        assert_eq!((same.spin, same.patient), (lesson.spin, lesson.patient));
+    }
+
+    #[test]
+    fn who_shares_the_processor_yields_at_once_and_sleeps_soon() {
+        let mut patience = wait(Lesson::FIRST, Duration::ZERO);
+        patience.contended = true;
+        let lesson = patience.lesson();
+        assert_eq!(lesson.spin, Duration::ZERO);
+        let patient = Duration::from_millis(1);
+        let mut next = Patience::new(Lesson { patient, ..lesson });
+        let now = next.began + Duration::from_micros(1);
+        for _ in 0..YIELDS {
+            assert!(matches!(next.next(now), Next::Yield));
+        }
+        // Whoever is alone goes on so, since waits have been short.
+        assert!(matches!(next.next(now), Next::Yield));
+        next.contended = true;
+        assert!(matches!(next.next(now), Next::Sleep));
+    }
+}

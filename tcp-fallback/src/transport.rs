@@ -183,6 +183,11 @@ impl TcpTransport {
         }
     }
 
+    /// All that a link had to read has been read.
+    fn heard(&mut self, key: LinkKey) {
+        self.steady = self.busy.replace(key) == Some(key);
+    }
+
     fn collect_ready(&mut self, wait: Duration) {
         let timeout = Timespec {
             tv_sec: wait.as_secs() as i64,
@@ -457,7 +462,7 @@ impl Transport for TcpTransport {
         let Some(link) = self.links.get_mut(key).filter(|link| link.is_open()) else {
             return Ok(false);
         };
-        let (mut received, busy) = (0, self.busy);
+        let mut received = 0;
         while received < limits::RECEIVE_BURST_BYTES {
             let Link {
                 incoming,
@@ -474,16 +479,14 @@ impl Transport for TcpTransport {
             match read {
                 Read::Last(_) if !link.hung_up => {
                     link.readable = false;
-                    self.steady = busy == Some(key);
-                    self.busy = Some(key);
+                    self.heard(key);
                     return Ok(false);
                 }
                 Read::Some(count) | Read::Last(count) => received += count,
                 Read::None => {
                     link.readable = false;
                     if received > 0 {
-                        self.steady = busy == Some(key);
-                        self.busy = Some(key);
+                        self.heard(key);
                     }
                     return Ok(false);
                 }

@@ -144,16 +144,13 @@ fn halve(
     bit = 1;
     while bit < fold.power {
         let peer = fold.rank(place ^ bit);
-        let (lower, upper) = match place & bit {
-            0 => (from, to + bit),
-            _ => (from - bit, to),
+        let theirs = match place & bit {
+            0 => (to, to + bit),
+            _ => (from - bit, from),
         };
-        let missing = match place & bit {
-            0 => parts(so_far, to, upper),
-            _ => parts(so_far, lower, from),
-        };
+        let missing = parts(so_far, theirs.0, theirs.1);
         channel.swap(peer, &parts(so_far, from, to), peer, &missing)?;
-        (from, to) = (lower, upper);
+        (from, to) = (from.min(theirs.0), to.max(theirs.1));
         bit *= 2;
     }
     Ok(())
