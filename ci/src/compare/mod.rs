@@ -13,3 +13,8 @@ mod ucx;
 
 /// 2^20 in 10^6: what tools call a megabyte, and what we do.
 const MIB: f64 = 1.048_576;
+
+/// The words of a command.
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}

@@ -1,6 +1,6 @@
 //! Who takes part, and the rounds.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 /// One that failed so often at one thing takes no further part in it: each try may take all of its time.
 const FAILURES_MAX: usize = 2;
@@ -27,6 +27,28 @@ impl<T> Contender<T> {
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied()
     }
+}
+
+/// Those of `all` that are named so, or all where no name is given.
+pub fn named<T: Copy>(
+    names: &[String],
+    all: &[T],
+    name_of: fn(T) -> &'static str,
+) -> Result<Vec<T>> {
+    if names.is_empty() {
+        return Ok(all.to_vec());
+    }
+    let known = |name: &String| {
+        let found = all.iter().find(|tool| name_of(**tool) == name);
+        found.copied().with_context(|| {
+            let names: Vec<_> = all.iter().map(|tool| name_of(*tool)).collect();
+            format!(
+                "--with: {name} is not compared; these are: {}",
+                names.join(" ")
+            )
+        })
+    };
+    names.iter().map(known).collect()
 }
 
 /// All take turns, `rounds` times. What fails is told at once, by this name, and put with the other failures.
@@ -61,6 +83,22 @@ mod tests {
     use anyhow::bail;
 
     use super::*;
+
+    #[test]
+    fn a_name_that_is_not_known_is_refused_with_those_that_are() {
+        let all = ["mpich", "raw-ring"];
+        let chosen = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            named(&names, &all, |name| name)
+        };
+        assert_eq!(chosen(&[]).unwrap(), all);
+        assert_eq!(chosen(&["raw-ring"]).unwrap(), ["raw-ring"]);
+        let error = chosen(&["mpich", "vader"]).unwrap_err().to_string();
+        assert!(
+            error.contains("vader") && error.contains("raw-ring"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn all_take_turns_and_who_fails_twice_is_left_out() {

@@ -50,7 +50,7 @@ const AS_ROOT: [&str; 2] = ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CO
 /// Compares, writes the results and prints them as a page has them. Fails when a row is missing or a run
 /// failed, after all others.
 pub fn run(options: &Options) -> Result<()> {
-    let others = tools::named(&options.others)?;
+    let others = turns::named(&options.others, &Tool::OTHERS, Tool::name)?;
     let cases = options.selection.cases()?;
     let expected = expected(&cases, &others);
     ensure!(

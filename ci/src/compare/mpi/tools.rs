@@ -5,6 +5,7 @@ use std::net::TcpListener;
 
 use anyhow::{Context, Result, bail};
 
+use super::super::owned;
 use super::super::ucx::Ucx;
 use super::cases::{Case, Metric, Path};
 use super::values;
@@ -190,10 +191,6 @@ const LOOPBACK: &str = "127.0.0.1";
 const UCX_RUN_BYTES: usize = 1 << 30;
 const UCX_MESSAGES: (usize, usize) = (200, 100_000);
 
-fn owned(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
-}
-
 fn processors() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| count.get() as u32)
 }
@@ -308,21 +305,6 @@ fn free_port() -> Result<String> {
     Ok(listener.local_addr()?.port().to_string())
 }
 
-/// The tools of these names, or all.
-pub fn named(names: &[String]) -> Result<Vec<Tool>> {
-    if names.is_empty() {
-        return Ok(Tool::OTHERS.to_vec());
-    }
-    let known = |name: &String| {
-        let found = Tool::OTHERS.into_iter().find(|tool| tool.name() == name);
-        found.with_context(|| {
-            let names = Tool::OTHERS.map(Tool::name).join(" ");
-            format!("--with: {name} is not compared; these are: {names}")
-        })
-    };
-    names.iter().map(known).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,16 +344,5 @@ mod tests {
         let latency = ["ucx_perftest", "netpipe-openmpi", "netpipe-tcp"];
         let latency = [&peers[..], &latency, &["raw-socket"]].concat();
         assert_eq!(who(case(Path::Tcp, Metric::Latency, 8, 2)), latency);
-    }
-
-    #[test]
-    fn a_name_that_is_not_known_is_refused_with_those_that_are() {
-        let names = ["mpich".to_owned(), "vader".to_owned()];
-        assert_eq!(named(&names[..1]).unwrap(), [Tool::Mpich]);
-        let error = named(&names).unwrap_err().to_string();
-        assert!(
-            error.contains("vader") && error.contains("raw-ring"),
-            "{error}"
-        );
     }
 }

@@ -39,7 +39,7 @@ const RESULTS: &str = "rxe-compare.json";
 
 /// Compares, in a lab of this name or on this machine, and writes the results. Fails when a tool did.
 pub fn run(name: &str, options: &Options) -> Result<()> {
-    let others = tools::named(&options.others)?;
+    let others = turns::named(&options.others, &Tool::OTHERS, Tool::name)?;
     let site = if options.host {
         Site::host()?
     } else {

@@ -1,10 +1,11 @@
 //! The programs that verbs streams are compared with, and our own: how each is run on two machines,
 //! and what it prints.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::super::MIB;
+use super::super::owned;
 use super::super::ucx::Ucx;
 
 /// What is measured in one run of a pair of programs.
@@ -194,10 +195,6 @@ impl Run {
     }
 }
 
-fn owned(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
-}
-
 fn ours(run: &Run, ends: &Ends<'_>) -> (Vec<String>, Vec<String>) {
     let transport = format!("MEANDER_TRANSPORT={}", ends.transport);
     let bind = |address| format!("MEANDER_TCP_ADDR={address}");
@@ -259,24 +256,6 @@ fn ucx_value(run: &Run, output: &str) -> Option<f64> {
         Measure::Bandwidth if run.is_small() => ucx.rate * run.bytes as f64,
         Measure::Bandwidth => ucx.bandwidth,
     })
-}
-
-/// The tools of these names, or all.
-pub fn named(names: &[String]) -> Result<Vec<Tool>> {
-    if names.is_empty() {
-        return Ok(Tool::OTHERS.to_vec());
-    }
-    let mut tools = Vec::new();
-    for name in names {
-        match Tool::OTHERS.into_iter().find(|tool| tool.name() == name) {
-            Some(tool) => tools.push(tool),
-            None => bail!(
-                "{name} is not compared; these are: {}",
-                Tool::OTHERS.map(Tool::name).join(" ")
-            ),
-        }
-    }
-    Ok(tools)
 }
 
 #[cfg(test)]
