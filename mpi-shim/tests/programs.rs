@@ -201,6 +201,18 @@ fn rank_0_reads_standard_input() {
     assert_eq!(text.matches("heard of 70000 bytes").count(), 3, "{text}");
 }
 
+/// It would be one directory for all ranks and jobs of a user on a node, and whoever ends removes it from under
+/// whoever begins.
+#[test]
+fn the_native_library_in_a_rank_makes_no_directory() {
+    let run = Command::new(program("ring"))
+        .env("LD_PRELOAD", shim())
+        .env("TMPDIR", "/proc/nowhere")
+        .output()
+        .expect("the program starts");
+    expect_ok("ring", 1, &run);
+}
+
 #[test]
 fn a_program_alone_is_a_world_of_one() {
     let run = Command::new(program("ring"))

@@ -13,6 +13,8 @@ const ISOLATED: &[(&str, &str)] = &[
     ("OMPI_MCA_ess_singleton_isolated", "1"),
     ("OMPI_MCA_pml", "ob1"),
     ("OMPI_MCA_btl", "self"),
+    // One directory for every rank of a user on a node: who ends would remove it from under who begins.
+    ("OMPI_MCA_orte_create_session_dirs", "0"),
     ("UCX_TLS", "self"),
 ];
 
